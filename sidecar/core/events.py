@@ -1,0 +1,257 @@
+"""What may happen to a dialect's half: past-tense inputs, the first half of the sans-I/O seam.
+
+Theory of operation
+-------------------
+A dialect is two state machines. The *upstream half* (one instance an account) knows how to connect, resume and read the
+server; the *downstream half* (one instance a process) knows how to look like that server to an unmodified client. Neither
+does I/O, reads a clock or draws a random number: whatever they need comes in as one of the inputs below together with a
+`Moment`, and whatever they want goes out as a list of the actions in `sidecar.core.actions`. `sidecar.core.engine` stands
+between the halves and the world: it feeds inputs, carries out actions, owns admission, the journal's batches and delivery.
+
+A failed or paused journal is not an input of its own. The engine drops the upstream half whole and, when the journal takes
+writes again, starts a new one from the durable state, as after a crash: one way back in, exercised by every test of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from sidecar.core.record import Record
+
+
+class Binary(bytes):
+    """A binary WebSocket frame; text frames are plain `bytes` (UTF-8)."""
+
+
+class Moment(msgspec.Struct, frozen=True, gc=False):
+    """When an input happened. `mono`: monotonic seconds; `wall`: Unix seconds; `random`: one draw from [0, 1)."""
+
+    mono: float
+    wall: float
+    random: float
+
+
+class Head(msgspec.Struct, frozen=True):
+    """A request's head as it arrived: raw target (path and query, undecoded), header names in their own case."""
+
+    method: str
+    target: str
+    headers: Sequence[tuple[str, str]]
+    host: str = ""
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header, by case-insensitive name."""
+        low = name.lower()
+        return next((v for k, v in self.headers if k.lower() == low), None)
+
+
+class Input(msgspec.Struct, frozen=True):
+    """Base of all inputs."""
+
+
+# --- either half -------------------------------------------------------------------------------------------------------
+
+
+class Started(Input):
+    """The half begins. `state`: what it put durably before (PutState), by key; `credential`: from the environment."""
+
+    state: Mapping[str, bytes]
+    credential: str | None = None
+
+
+class TimerFired(Input):
+    """A timer this half started ran out (it is no longer running)."""
+
+    timer: str
+
+
+class Committed(Input):
+    """The commit with this ticket is on disk. `admitted`: how many of its Admits were new, in order as booleans."""
+
+    ticket: str
+    admitted: Sequence[bool] = ()
+
+
+class ResponseReceived(Input):
+    """An own request was answered. `headers` keep their case and repetition."""
+
+    request: str
+    status: int
+    headers: Sequence[tuple[str, str]]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header, by case-insensitive name."""
+        low = name.lower()
+        return next((v for k, v in self.headers if k.lower() == low), None)
+
+
+class RequestFailed(Input):
+    """An own request got no answer: not connected, timed out, cut."""
+
+    request: str
+    error: str
+
+
+class Draining(Input):
+    """A planned stop has begun: nothing new is admitted; sessions get until SIDECAR_DRAIN_S for their receipts."""
+
+
+# --- upstream half -----------------------------------------------------------------------------------------------------
+
+
+class CredentialSeen(Input):
+    """A credential that leads to this account, newest last; `hints`: what came with it (a telemetry query, say)."""
+
+    credential: str
+    hints: str = ""
+
+
+class LinkOpened(Input):
+    """The link's WebSocket handshake was accepted."""
+
+    link: str
+    subprotocol: str | None = None
+
+
+class LinkRefused(Input):
+    """The link could not be opened. `status` 0: no HTTP answer at all, `error` says why."""
+
+    link: str
+    status: int
+    body: bytes = b""
+    error: str = ""
+
+
+class LinkClosed(Input):
+    """The link ended. `code` None: without a close frame (cut, reset, aborted by us)."""
+
+    link: str
+    code: int | None
+    reason: str = ""
+
+
+class FramesReceived(Input):
+    """Frames of one link in order, as many as were at hand (a batch only for speed; its borders mean nothing)."""
+
+    link: str
+    frames: Sequence[bytes]
+
+
+class PongReceived(Input):
+    """The upstream answered our WebSocket ping."""
+
+    link: str
+    payload: bytes
+
+
+class Attached(Input):
+    """A local session joined a stream of this account; `count`: sessions on it now."""
+
+    stream: str
+    count: int
+
+
+class Detached(Input):
+    """A local session left; `count`: sessions that remain on the stream."""
+
+    stream: str
+    count: int
+
+
+class Receipted(Input):
+    """A consumer's cursor moved, durably, to `offset`."""
+
+    stream: str
+    consumer: str
+    offset: int
+
+
+class MessageFromDownstream(Input):
+    """The downstream half told this account something (`Tell`)."""
+
+    message: Any
+
+
+# --- downstream half ---------------------------------------------------------------------------------------------------
+
+
+class ConnOpened(Input):
+    """A WebSocket upgrade arrived and passed the guard. Answer with Accept, Refuse or Tunnel, now or later."""
+
+    conn: str
+    head: Head
+
+
+class ConnFrames(Input):
+    """Frames from the client, in order."""
+
+    conn: str
+    frames: Sequence[bytes]
+
+
+class ConnPong(Input):
+    """The client answered a WebSocket ping of ours (or volunteered a pong)."""
+
+    conn: str
+    payload: bytes
+
+
+class ConnDrained(Input):
+    """Everything sent to the conn before AwaitDrain(conn, token) has left the process (for the kernel: no receipt)."""
+
+    conn: str
+    token: str
+
+
+class ConnClosed(Input):
+    """The connection is gone. Its sessions are for the half to detach."""
+
+    conn: str
+    code: int | None
+
+
+class HttpRequested(Input):
+    """A plain HTTP request arrived and passed the guard; its body is not read yet. Answer with Route or Respond."""
+
+    exchange: str
+    head: Head
+
+
+class ExchangeSeen(Input):
+    """A tapped exchange: the request's body before it is forwarded (`status` None), then the answer."""
+
+    exchange: str
+    head: Head
+    body: bytes
+    status: int | None = None
+
+
+class RecordsReady(Input):
+    """The next records of a session's stream, in offset order, for the half to encode and send. After the frames it owes a
+    barrier naming `barrier`: evidence that the client passed it comes back as Receipt(session, barrier)."""
+
+    session: str
+    records: Sequence[Record]
+    barrier: int
+
+
+class SeekDone(Input):
+    """All that a Seek asked for has been handed over (RecordsReady came before). `events`: how many events; `head`: ordinal of
+    the last event at the time of the Seek; `trimmed`: retention had dropped some of what was asked for."""
+
+    session: str
+    mark: str
+    events: int
+    head: int
+    trimmed: bool
+
+
+class MessageFromUpstream(Input):
+    """An account's upstream half told the downstream half something (`Tell`)."""
+
+    account: str
+    message: Any
