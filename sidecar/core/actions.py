@@ -27,7 +27,7 @@ class Op(msgspec.Struct, frozen=True, gc=False):
     """Base of what a Commit may hold."""
 
 
-class Admit(Op):
+class Admit(Op, frozen=True):
     """Put an event into the journal unless one of its keys is known.
 
     `key`: the event's identity in (stream, domain), any bytes; empty: none, always admitted. `flags`: REPLAYED, LATE, BINARY.
@@ -41,7 +41,7 @@ class Admit(Op):
     meta: bytes = b""
 
 
-class RecordGap(Op):
+class RecordGap(Op, frozen=True):
     """Put a gap into the journal at this place in the order; it is counted, logged and shown."""
 
     stream: str
@@ -49,21 +49,21 @@ class RecordGap(Op):
     domain: str = ""
 
 
-class PutState(Op):
+class PutState(Op, frozen=True):
     """Keep bytes under a key of this half's own durable state; None deletes."""
 
     key: str
     value: bytes | None
 
 
-class Purge(Op):
+class Purge(Op, frozen=True):
     """Drop undelivered records: every consumer of the stream at or below `offset` continues after it (actioncable R19)."""
 
     stream: str
     offset: int
 
 
-class Commit(Action):
+class Commit(Action, frozen=True):
     """Carry out all operations in one transaction, or none. Committed(ticket) follows if a ticket is given."""
 
     ops: Sequence[Op]
@@ -73,7 +73,7 @@ class Commit(Action):
 # --- upstream links and own requests ---------------------------------------------------------------------------------------
 
 
-class OpenLink(Action):
+class OpenLink(Action, frozen=True):
     """Dial a WebSocket. `target`: absolute http(s)/ws(s) URL, or a raw target below SIDECAR_UPSTREAM. A link of that name that is
     still open is aborted first, silently."""
 
@@ -84,28 +84,28 @@ class OpenLink(Action):
     timeout: float = 10.0
 
 
-class SendFrames(Action):
+class SendFrames(Action, frozen=True):
     """Send frames on a link, in order (`Binary` ones as binary)."""
 
     link: str
     frames: Sequence[bytes]
 
 
-class PingLink(Action):
+class PingLink(Action, frozen=True):
     """Send a WebSocket ping on a link."""
 
     link: str
     payload: bytes = b""
 
 
-class CloseLink(Action):
+class CloseLink(Action, frozen=True):
     """Close a link with a code, or abort it at once (`code` None). No input follows: the half is done with it."""
 
     link: str
     code: int | None = 1000
 
 
-class Request(Action):
+class Request(Action, frozen=True):
     """An own HTTP request below SIDECAR_UPSTREAM (or an absolute URL). Own requests go one at a time, after the agents' own
     (relaycast R16). Answered by ResponseReceived or RequestFailed."""
 
@@ -117,20 +117,20 @@ class Request(Action):
     timeout: float = 10.0
 
 
-class CancelRequest(Action):
+class CancelRequest(Action, frozen=True):
     """Forget a request; no input follows."""
 
     request: str
 
 
-class StartTimer(Action):
+class StartTimer(Action, frozen=True):
     """(Re)start a timer: TimerFired after `seconds`."""
 
     timer: str
     seconds: float
 
 
-class CancelTimer(Action):
+class CancelTimer(Action, frozen=True):
     """Stop a timer if it runs."""
 
     timer: str
@@ -139,7 +139,7 @@ class CancelTimer(Action):
 # --- accounts ----------------------------------------------------------------------------------------------------------------
 
 
-class Own(Action):
+class Own(Action, frozen=True):
     """Downstream half: this credential leads to this account. The account's upstream half is started if there is none, then
     gets CredentialSeen. `streams`: streams of the account that must exist from now on."""
 
@@ -149,41 +149,41 @@ class Own(Action):
     streams: Sequence[str] = ()
 
 
-class Disown(Action):
+class Disown(Action, frozen=True):
     """Stop an account's upstream half and its links; its streams and consumers stay in the journal."""
 
     account: str
 
 
-class Tell(Action):
+class Tell(Action, frozen=True):
     """Say something to the other half. From an upstream half `account` is ignored (its own is filled in)."""
 
     message: Any
     account: str = ""
 
 
-class Status(Action):
+class Status(Action, frozen=True):
     """Facts for the status page, merged into what the half said before. For an upstream half: key `upstream` is the short state
     word of its streams."""
 
     facts: Mapping[str, Any]
 
 
-class Log(Action):
+class Log(Action, frozen=True):
     """One log line about a state change (never one an event)."""
 
     level: Literal["debug", "info", "warning", "error"]
     text: str
 
 
-class Count(Action):
+class Count(Action, frozen=True):
     """Add to a counter `sidecar_<name>_total` that the dialect registered."""
 
     name: str
     by: int = 1
 
 
-class Fatal(Action):
+class Fatal(Action, frozen=True):
     """The account cannot go on until something outside changes: shown in status, metrics and log with its mend."""
 
     code: str
@@ -193,14 +193,14 @@ class Fatal(Action):
 # --- local connections -------------------------------------------------------------------------------------------------------
 
 
-class Accept(Action):
+class Accept(Action, frozen=True):
     """Complete a conn's WebSocket handshake."""
 
     conn: str
     subprotocol: str | None = None
 
 
-class Refuse(Action):
+class Refuse(Action, frozen=True):
     """Answer a conn's upgrade with a plain HTTP status."""
 
     conn: str
@@ -209,27 +209,27 @@ class Refuse(Action):
     body: bytes = b""
 
 
-class Tunnel(Action):
+class Tunnel(Action, frozen=True):
     """Splice a conn to the same target upstream, frames untouched; shown as unprotected."""
 
     conn: str
 
 
-class SendConn(Action):
+class SendConn(Action, frozen=True):
     """Send frames to a client, in order."""
 
     conn: str
     frames: Sequence[bytes]
 
 
-class PingConn(Action):
+class PingConn(Action, frozen=True):
     """Send a WebSocket ping to a client, behind everything sent before."""
 
     conn: str
     payload: bytes
 
 
-class CloseConn(Action):
+class CloseConn(Action, frozen=True):
     """Close a conn with a code, or abort it (`code` None)."""
 
     conn: str
@@ -237,7 +237,7 @@ class CloseConn(Action):
     reason: str = ""
 
 
-class Respond(Action):
+class Respond(Action, frozen=True):
     """Answer an HTTP exchange here."""
 
     exchange: str
@@ -246,7 +246,7 @@ class Respond(Action):
     body: bytes = b""
 
 
-class Route(Action):
+class Route(Action, frozen=True):
     """Send an HTTP exchange upstream. `base`: another base URL than SIDECAR_UPSTREAM; `target`: another raw target. `tap`: show the
     bodies to the half as ExchangeSeen. `hold`: do not forward before a Commit with this ticket is on disk. `rewrite`: name of
     the half's rewrite function for the answer's body."""
@@ -262,7 +262,7 @@ class Route(Action):
 # --- sessions and delivery -----------------------------------------------------------------------------------------------------
 
 
-class Attach(Action):
+class Attach(Action, frozen=True):
     """Begin delivery to a session. It starts after the consumer's durable cursor; a consumer never seen before at `fresh`: the
     oldest kept record or the head. `after`: a cursor the client states (offset), which wins; `after_ordinal`: the same as an
     event's ordinal. `quality`: what a pong of this client's stack proves."""
@@ -278,13 +278,13 @@ class Attach(Action):
     quality: Quality = "handled"
 
 
-class Detach(Action):
+class Detach(Action, frozen=True):
     """End a session; the next newest session of its consumer takes over the cursor."""
 
     session: str
 
 
-class Receipt(Action):
+class Receipt(Action, frozen=True):
     """Evidence from the transport that the client passed everything up to `offset` on this session. Never credits more than was
     sent on it (invariant 5)."""
 
@@ -292,14 +292,14 @@ class Receipt(Action):
     offset: int
 
 
-class ClientCursor(Action):
+class ClientCursor(Action, frozen=True):
     """A cursor the client itself stated: counts up to the head of this epoch."""
 
     session: str
     offset: int
 
 
-class Seek(Action):
+class Seek(Action, frozen=True):
     """Continue a session's delivery after the event with this ordinal, from now on. SeekDone(mark) comes once everything up to the
     present head was handed over. `receipt`: the ordinal also counts as a cursor the client stated."""
 
@@ -309,14 +309,14 @@ class Seek(Action):
     receipt: bool = True
 
 
-class Downgrade(Action):
+class Downgrade(Action, frozen=True):
     """What this session's pongs prove turned out to be less."""
 
     session: str
     quality: Quality
 
 
-class AwaitDrain(Action):
+class AwaitDrain(Action, frozen=True):
     """Ask for ConnDrained(conn, token) once everything sent to the conn so far has left the process."""
 
     conn: str

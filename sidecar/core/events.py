@@ -55,27 +55,27 @@ class Input(msgspec.Struct, frozen=True):
 # --- either half -------------------------------------------------------------------------------------------------------
 
 
-class Started(Input):
+class Started(Input, frozen=True):
     """The half begins. `state`: what it put durably before (PutState), by key; `credential`: from the environment."""
 
     state: Mapping[str, bytes]
     credential: str | None = None
 
 
-class TimerFired(Input):
+class TimerFired(Input, frozen=True):
     """A timer this half started ran out (it is no longer running)."""
 
     timer: str
 
 
-class Committed(Input):
+class Committed(Input, frozen=True):
     """The commit with this ticket is on disk. `admitted`: how many of its Admits were new, in order as booleans."""
 
     ticket: str
     admitted: Sequence[bool] = ()
 
 
-class ResponseReceived(Input):
+class ResponseReceived(Input, frozen=True):
     """An own request was answered. `headers` keep their case and repetition."""
 
     request: str
@@ -89,35 +89,35 @@ class ResponseReceived(Input):
         return next((v for k, v in self.headers if k.lower() == low), None)
 
 
-class RequestFailed(Input):
+class RequestFailed(Input, frozen=True):
     """An own request got no answer: not connected, timed out, cut."""
 
     request: str
     error: str
 
 
-class Draining(Input):
+class Draining(Input, frozen=True):
     """A planned stop has begun: nothing new is admitted; sessions get until SIDECAR_DRAIN_S for their receipts."""
 
 
 # --- upstream half -----------------------------------------------------------------------------------------------------
 
 
-class CredentialSeen(Input):
+class CredentialSeen(Input, frozen=True):
     """A credential that leads to this account, newest last; `hints`: what came with it (a telemetry query, say)."""
 
     credential: str
     hints: str = ""
 
 
-class LinkOpened(Input):
+class LinkOpened(Input, frozen=True):
     """The link's WebSocket handshake was accepted."""
 
     link: str
     subprotocol: str | None = None
 
 
-class LinkRefused(Input):
+class LinkRefused(Input, frozen=True):
     """The link could not be opened. `status` 0: no HTTP answer at all, `error` says why."""
 
     link: str
@@ -126,7 +126,7 @@ class LinkRefused(Input):
     error: str = ""
 
 
-class LinkClosed(Input):
+class LinkClosed(Input, frozen=True):
     """The link ended. `code` None: without a close frame (cut, reset, aborted by us)."""
 
     link: str
@@ -134,35 +134,35 @@ class LinkClosed(Input):
     reason: str = ""
 
 
-class FramesReceived(Input):
+class FramesReceived(Input, frozen=True):
     """Frames of one link in order, as many as were at hand (a batch only for speed; its borders mean nothing)."""
 
     link: str
     frames: Sequence[bytes]
 
 
-class PongReceived(Input):
+class PongReceived(Input, frozen=True):
     """The upstream answered our WebSocket ping."""
 
     link: str
     payload: bytes
 
 
-class Attached(Input):
+class Attached(Input, frozen=True):
     """A local session joined a stream of this account; `count`: sessions on it now."""
 
     stream: str
     count: int
 
 
-class Detached(Input):
+class Detached(Input, frozen=True):
     """A local session left; `count`: sessions that remain on the stream."""
 
     stream: str
     count: int
 
 
-class Receipted(Input):
+class Receipted(Input, frozen=True):
     """A consumer's cursor moved, durably, to `offset`."""
 
     stream: str
@@ -170,7 +170,7 @@ class Receipted(Input):
     offset: int
 
 
-class MessageFromDownstream(Input):
+class MessageFromDownstream(Input, frozen=True):
     """The downstream half told this account something (`Tell`)."""
 
     message: Any
@@ -179,49 +179,49 @@ class MessageFromDownstream(Input):
 # --- downstream half ---------------------------------------------------------------------------------------------------
 
 
-class ConnOpened(Input):
+class ConnOpened(Input, frozen=True):
     """A WebSocket upgrade arrived and passed the guard. Answer with Accept, Refuse or Tunnel, now or later."""
 
     conn: str
     head: Head
 
 
-class ConnFrames(Input):
+class ConnFrames(Input, frozen=True):
     """Frames from the client, in order."""
 
     conn: str
     frames: Sequence[bytes]
 
 
-class ConnPong(Input):
+class ConnPong(Input, frozen=True):
     """The client answered a WebSocket ping of ours (or volunteered a pong)."""
 
     conn: str
     payload: bytes
 
 
-class ConnDrained(Input):
+class ConnDrained(Input, frozen=True):
     """Everything sent to the conn before AwaitDrain(conn, token) has left the process (for the kernel: no receipt)."""
 
     conn: str
     token: str
 
 
-class ConnClosed(Input):
+class ConnClosed(Input, frozen=True):
     """The connection is gone. Its sessions are for the half to detach."""
 
     conn: str
     code: int | None
 
 
-class HttpRequested(Input):
+class HttpRequested(Input, frozen=True):
     """A plain HTTP request arrived and passed the guard; its body is not read yet. Answer with Route or Respond."""
 
     exchange: str
     head: Head
 
 
-class ExchangeSeen(Input):
+class ExchangeSeen(Input, frozen=True):
     """A tapped exchange: the request's body before it is forwarded (`status` None), then the answer."""
 
     exchange: str
@@ -230,7 +230,7 @@ class ExchangeSeen(Input):
     status: int | None = None
 
 
-class RecordsReady(Input):
+class RecordsReady(Input, frozen=True):
     """The next records of a session's stream, in offset order, for the half to encode and send. After the frames it owes a
     barrier naming `barrier`: evidence that the client passed it comes back as Receipt(session, barrier)."""
 
@@ -239,7 +239,7 @@ class RecordsReady(Input):
     barrier: int
 
 
-class SeekDone(Input):
+class SeekDone(Input, frozen=True):
     """All that a Seek asked for has been handed over (RecordsReady came before). `events`: how many events; `head`: ordinal of
     the last event at the time of the Seek; `trimmed`: retention had dropped some of what was asked for."""
 
@@ -250,7 +250,7 @@ class SeekDone(Input):
     trimmed: bool
 
 
-class MessageFromUpstream(Input):
+class MessageFromUpstream(Input, frozen=True):
     """An account's upstream half told the downstream half something (`Tell`)."""
 
     account: str
