@@ -44,6 +44,9 @@ class Ports(Protocol):
     def read(self, session: str, sid: int, after: int, count: int, size: int) -> None:
         """Read records with offset > after, at most count and about `size` bytes; engine.records(session, rows) follows."""
 
+    def prune(self) -> None:
+        """Apply retention soon; engine.pruned(first kept offsets) follows."""
+
     def open_link(self, account: str, generation: int, action: act.OpenLink) -> None: ...
 
     def send_link(self, account: str, link: str, frames: Sequence[bytes]) -> None: ...

@@ -17,9 +17,7 @@ REPLAYED, LATE, BINARY = 0x02, 0x04, 0x08
 
 HEAD = struct.Struct("<BBHQQ")
 
-GAP_REASONS = frozenset(
-    "lost absent denied limit upstream_down upstream_stale server_restart sidecar_down released journal_lost".split()
-)
+GAP_REASONS = frozenset("lost absent denied limit upstream_down upstream_stale server_restart sidecar_down released journal_lost".split())
 READ_GAP_REASONS = frozenset("retention epoch rewound".split())
 GAP_UNITS = frozenset("offset seq time count".split())
 

@@ -1,0 +1,95 @@
+"""Accounts: the upstream halves of a process, each with its links, timers and requests, so that one can be stopped without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sidecar.core import actions as act
+from sidecar.core.ports import Ports
+from sidecar.dialects.base import Half
+
+
+class Account:
+    """One credential's account. `owner`: name of the half's present incarnation, empty while there is none; `links`: generation by
+    link; `credentials`: (credential, hints), newest last, in memory only (invariant 10)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.owner = ""
+        self.half: Half | None = None
+        self.credentials: list[tuple[str, str]] = []
+        self.streams: list[str] = []
+        self.links: dict[str, int] = {}
+        self.timers: set[str] = set()
+        self.requests: set[str] = set()
+        self.facts: dict[str, Any] = {}
+
+    def own(self, action: act.Own) -> None:
+        """Note a credential and streams."""
+        self.credentials = [c for c in self.credentials if c[0] != action.credential][-7:]
+        self.credentials.append((action.credential, action.hints))
+        for stream in action.streams:
+            if stream not in self.streams:
+                self.streams.append(stream)
+
+
+class Accounts:
+    """All accounts. Owner names are `up:<account>`, so that durable state is found again; an incarnation that was stopped has its
+    timers, requests and links cancelled, and later inputs of its links carry an old generation."""
+
+    def __init__(self, make: Callable[[str], Half], ports: Ports) -> None:
+        self.make = make
+        self.ports = ports
+        self.by_name: dict[str, Account] = {}
+        self.by_owner: dict[str, Account] = {}
+        self._generation = 0
+
+    def get(self, name: str) -> Account:
+        """The account, made if it is new (without a half)."""
+        return self.by_name.setdefault(name, Account(name))
+
+    def of_stream(self, stream: str) -> Account | None:
+        """The account that a stream belongs to, if it is known in this process."""
+        return next((a for a in self.by_name.values() if stream in a.streams), None)
+
+    def start(self, account: Account) -> None:
+        """Give an account a new half."""
+        self.stop(account)
+        account.half = self.make(account.name)
+        account.owner = "up:" + account.name
+        account.facts = {}
+        self.by_owner[account.owner] = account
+
+    def stop(self, account: Account) -> None:
+        """Drop the half with all it has under way; nothing of it comes back."""
+        if account.half is None:
+            return
+        owner = account.owner
+        for link in account.links:
+            self.ports.close_link(owner, link, None)
+        for timer in account.timers:
+            self.ports.cancel_timer((owner, timer))
+        for request in account.requests:
+            self.ports.cancel_request(owner, request)
+        account.links.clear()
+        account.timers.clear()
+        account.requests.clear()
+        account.half = None
+        account.owner = ""
+        account.facts = {"upstream": "paused"}
+        self.by_owner.pop(owner, None)
+
+    def restart(self, name: str, start: Callable[[Account], None]) -> None:
+        """Start an account's half again if it has none."""
+        account = self.by_name.get(name)
+        if account is not None and account.half is None:
+            start(account)
+
+    def open_link(self, account: Account, action: act.OpenLink) -> None:
+        """Dial under a new generation; a link of that name still open is aborted."""
+        if action.link in account.links:
+            self.ports.close_link(account.owner, action.link, None)
+        self._generation += 1
+        account.links[action.link] = self._generation
+        self.ports.open_link(account.owner, self._generation, action)

@@ -1,0 +1,366 @@
+"""The courier: brings committed records to sessions and moves consumers' cursors on their receipts.
+
+It knows only what is on disk (invariant 1). Records just committed are kept in each stream's *tail* (bounded bytes) so that readers
+at the head never touch the disk; who is further behind reads from the journal, and waits for nobody but itself (invariant 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from sidecar.core import actions as act
+from sidecar.core import layout
+from sidecar.core.admission import Admission, Book
+from sidecar.core.delivery import Consumer, SeekMark, Session
+from sidecar.core.events import Input, Moment, Receipted, RecordsReady, SeekDone
+from sidecar.core.layout import Batch, CursorRow, Table
+from sidecar.core.ports import JournalView, Ports
+from sidecar.core.record import GAP, Gap, Record, decode
+
+TAIL_BYTES = 2 << 20
+QUIET_S = 1.0
+RECEIPT_S = 0.01
+
+
+class Tail:
+    """The newest committed records of a stream, at most about TAIL_BYTES."""
+
+    __slots__ = ("records", "size")
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.size = 0
+
+    def extend(self, records: Sequence[Record]) -> None:
+        """Append committed records; drop the oldest half when over the bound."""
+        self.records.extend(records)
+        self.size += sum([len(r.payload) for r in records]) + 200 * len(records)
+        while self.size > TAIL_BYTES and len(self.records) > 1:
+            cut = max(1, len(self.records) // 2)
+            self.size -= sum([len(r.payload) for r in self.records[:cut]]) + 200 * cut
+            del self.records[:cut]
+
+    def after(self, offset: int, count: int) -> Sequence[Record] | None:
+        """Up to `count` records with greater offsets, None if the tail does not reach back that far."""
+        if not self.records or offset + 1 < self.records[0].offset:
+            return None
+        at = offset + 1 - self.records[0].offset
+        return self.records[at : at + count]
+
+
+class Courier:
+    """All sessions and consumers. `feed(owner, input)`: how the engine takes inputs for halves; `flush(now)`: how it is told that
+    cursors wait for the disk (now: a window is blocked on them)."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        journal: JournalView,
+        ports: Ports,
+        window: int,
+        feed: Callable[[str, Input], None],
+        flush: Callable[[bool], None],
+    ) -> None:
+        self.admission = admission
+        self.journal = journal
+        self.ports = ports
+        self.window = window
+        self.feed = feed
+        self.flush = flush
+        self.paused = False
+        self.sessions: dict[str, Session] = {}
+        self.consumers: dict[tuple[str, str], Consumer] = {}
+        self.tails: dict[str, Tail] = {}
+        self.dirty: set[Consumer] = set()
+        self.in_flight: list[tuple[Consumer, int]] = []
+        self._load()
+
+    def _load(self) -> None:
+        # After a crash what was out beyond the last receipt on disk is unknown: at most a window a consumer, counted if it goes out again.
+        clean = self.journal.get(Table.STATE, layout.state_key("engine", "clean")) is not None
+        names = {book.sid: name for name, book in self.admission.books.items()}
+        for key, value in self.journal.scan(Table.CURSORS):
+            stream = names.get(layout.unpack_u32(key))
+            if stream is not None:
+                row = msgspec.json.decode(value, type=CursorRow)
+                name = key[4:].decode()
+                consumer = Consumer(stream, name, row.offset, True, row.seen, row.quality)
+                if not clean:
+                    consumer.handed = min(row.offset + self.window, self.book(stream).committed)
+                self.consumers[stream, name] = consumer
+
+    def book(self, stream: str) -> Book:
+        return self.admission.books[stream]
+
+    # --- sessions --------------------------------------------------------------------------------------------------------------
+
+    def attach(self, owner: str, action: act.Attach, moment: Moment) -> None:
+        """Begin a session (see actions.Attach)."""
+        book = self.book(action.stream)
+        if action.session in self.sessions:
+            self.detach(action.session, moment)
+        consumer = self.consumers.get((action.stream, action.consumer)) if action.consumer else None
+        if consumer is None:
+            start = book.committed if action.fresh == "head" else 0
+            consumer = Consumer(action.stream, action.consumer, start, False, moment.wall)
+            if action.consumer:
+                self.consumers[action.stream, action.consumer] = consumer
+                self.dirty.add(consumer)
+                consumer.dirty = True
+                self.flush(False)
+        position = min(consumer.cursor, book.committed)
+        session = Session(action.session, owner, action.stream, consumer, position, action.quality)
+        consumer.sessions.append(session)
+        consumer.seen = moment.wall
+        self.sessions[action.session] = session
+        if action.after is not None:
+            session.rewind(min(action.after, book.committed))
+        if action.after_ordinal is not None:
+            self.seek(act.Seek(action.session, action.after_ordinal, action.mark))
+        else:
+            self.pump(session)
+
+    def detach(self, name: str, moment: Moment) -> Session | None:
+        """End a session; the cursor passes to the newest remaining one."""
+        session = self.sessions.pop(name, None)
+        if session is None:
+            return None
+        consumer = session.consumer
+        consumer.sessions.remove(session)
+        consumer.seen = moment.wall
+        self.ports.cancel_timer(("quiet", name))
+        if consumer.name:
+            mover = consumer.mover()
+            if mover is not None:
+                consumer.credit(min(mover.received, self.book(session.stream).committed))
+            self._touch(consumer)
+            for other in consumer.sessions:
+                self._settle(other)
+                self.pump(other)
+        return session
+
+    def count(self, stream: str) -> int:
+        """Sessions on a stream."""
+        return sum(1 for s in self.sessions.values() if s.stream == stream)
+
+    # --- receipts ----------------------------------------------------------------------------------------------------------------
+
+    def receipt(self, name: str, offset: int) -> None:
+        """Transport evidence (actions.Receipt)."""
+        session = self.sessions.get(name)
+        if session is None:
+            return
+        credit = session.evidence(offset)
+        if session.uncredited:
+            self.ports.start_timer(("quiet", name), QUIET_S)
+        if credit:
+            self._credited(session, credit)
+
+    def quiet(self, name: str) -> None:
+        """A second without anything handed over on a session with weak pongs."""
+        session = self.sessions.get(name)
+        if session is not None and (credit := session.quiet()):
+            self._credited(session, credit)
+
+    def client_cursor(self, name: str, offset: int) -> None:
+        """A cursor the client stated (actions.ClientCursor): any offset up to the head of this epoch."""
+        session = self.sessions.get(name)
+        if session is None:
+            return
+        offset = min(offset, self.book(session.stream).committed)
+        session.received = max(session.received, offset)
+        session.ponged = max(session.ponged, offset)
+        self._credited(session, offset)
+
+    def _credited(self, session: Session, offset: int) -> None:
+        consumer = session.consumer
+        if consumer.quality != session.quality:
+            consumer.quality = session.quality
+        if consumer.name and consumer.mover() is session and consumer.credit(offset):
+            self._touch(consumer)
+        self._settle(session)
+        self.pump(session)
+
+    def _touch(self, consumer: Consumer) -> None:
+        """The consumer's row must be written: at once if a session's window waits for it."""
+        self.dirty.add(consumer)
+        blocked = any(s.room(self.window)[0] == 0 for s in consumer.sessions)
+        self.flush(blocked)
+
+    def _settle(self, session: Session) -> None:
+        consumer = session.consumer
+        limit = session.received
+        if consumer.name and consumer.mover() is session:
+            limit = min(limit, consumer.durable)
+        session.settle(limit)
+
+    def skip_to(self, stream: str, offset: int) -> None:
+        """Consumers of a stream continue after `offset` at the earliest (actions.Purge)."""
+        for consumer in self.consumers.values():
+            if consumer.stream == stream and consumer.credit(offset):
+                self.dirty.add(consumer)
+                for session in consumer.sessions:
+                    session.rewind(max(session.position, offset))
+
+    # --- the disk ------------------------------------------------------------------------------------------------------------------
+
+    def put_cursors(self, batch: Batch) -> None:
+        """Put the rows of all consumers whose cursor moved into a batch."""
+        for consumer in sorted(self.dirty, key=lambda c: (c.stream, c.name)):
+            row = CursorRow(consumer.cursor, consumer.seen, consumer.quality)
+            key = layout.cursor_key(self.book(consumer.stream).sid, consumer.name)
+            batch.put(Table.CURSORS, key, msgspec.json.encode(row))
+            self.in_flight.append((consumer, consumer.cursor))
+        self.dirty.clear()
+
+    def cursors_written(self, failed: bool) -> None:
+        """The last put_cursors is on disk, or was not written."""
+        written, self.in_flight = self.in_flight, []
+        for consumer, cursor in written:
+            if failed:
+                self.dirty.add(consumer)
+                continue
+            moved = cursor > consumer.durable
+            consumer.durable = max(consumer.durable, cursor)
+            consumer.known = True
+            if moved:
+                self.feed("stream:" + consumer.stream, Receipted(consumer.stream, consumer.name, cursor))
+            for session in list(consumer.sessions):
+                self._settle(session)
+                self.pump(session)
+
+    def committed(self, fresh: dict[str, list[Record]]) -> None:
+        """These records are on disk: keep them in the tails and hand them over."""
+        for stream, records in fresh.items():
+            self.tails.setdefault(stream, Tail()).extend(records)
+        for session in list(self.sessions.values()):
+            if session.stream in fresh:
+                self.pump(session)
+
+    # --- handing over ----------------------------------------------------------------------------------------------------------------
+
+    def seek(self, action: act.Seek) -> None:
+        """Go on after the event with an ordinal (actions.Seek)."""
+        session = self.sessions.get(action.session)
+        if session is None:
+            return
+        book = self.book(session.stream)
+        ordinal = action.after_ordinal
+        offset, trimmed = self._offset_of(book, ordinal)
+        session.seeks.append(SeekMark(action.mark, book.committed, book.committed_ordinal, trimmed))
+        session.rewind(offset)
+        if action.receipt and 0 < ordinal <= book.committed_ordinal:
+            self.client_cursor(action.session, offset)
+        else:
+            self.pump(session)
+
+    def _offset_of(self, book: Book, ordinal: int) -> tuple[int, bool]:
+        """The offset after which events with greater ordinals begin, and whether retention dropped some of them."""
+        if ordinal >= book.committed_ordinal:
+            return book.committed, False
+        low, high = book.first - 1, book.committed  # invariant: every record at or below `low` has ordinal <= wanted (or is gone)
+        first = self._record(book, book.first)
+        trimmed = first is not None and ordinal < first.ordinal - (0 if first.is_gap else 1)
+        while low < high - 1:
+            middle = (low + high) // 2
+            record = self._record(book, middle)
+            if record is not None and record.ordinal > ordinal:
+                high = middle
+            else:
+                low = middle
+        return low, trimmed
+
+    def _record(self, book: Book, offset: int) -> Record | None:
+        tail = self.tails.get(book.name)
+        if tail is not None and (found := tail.after(offset - 1, 1)):
+            return found[0]
+        value = self.journal.get(Table.RECORDS, layout.pack_pair(book.sid, offset))
+        return None if value is None else decode(offset, value)
+
+    def pump(self, session: Session) -> None:
+        """Hand over what the window allows."""
+        if session.reading or self.paused or session.name not in self.sessions:
+            return
+        book = self.book(session.stream)
+        while True:
+            self._finish_seeks(session)
+            if session.position >= book.committed:
+                return
+            count, size = session.room(self.window)
+            if not count:
+                if session.consumer in self.dirty:
+                    self.flush(True)
+                return
+            tail = self.tails.get(session.stream)
+            records = tail.after(session.position, count) if tail else None
+            if not records:
+                session.reading = True
+                self.ports.read(session.name, book.sid, session.position, count, size)
+                return
+            self._hand(session, book, records, size)
+
+    def rows(self, name: str, rows: Sequence[tuple[int, bytes]]) -> None:
+        """The journal's answer to a read."""
+        session = self.sessions.get(name)
+        if session is None:
+            return
+        session.reading = False
+        book = self.book(session.stream)
+        # A Seek may have moved the position while the read was under way: what does not follow it is read again.
+        records = [decode(offset, value) for offset, value in rows]
+        if (
+            records
+            and records[0].offset > session.position
+            and (records[0].offset == session.position + 1 or records[0].offset <= book.first)
+        ):
+            self._hand(session, book, records, session.room(self.window)[1])
+        elif not rows and session.position < book.committed:
+            self.ports.log("error", "journal: records are missing below the head", stream=session.stream, after=session.position)
+            session.rewind(book.committed)
+        self.pump(session)
+
+    def _hand(self, session: Session, book: Book, records: Sequence[Record], size: int) -> None:
+        """Hand over records up to `size` bytes and the next Seek mark; what retention removed before them becomes a gap."""
+        stop = session.seeks[0].head if session.seeks else records[-1].offset
+        total = taken = 0
+        for record in records:
+            length = len(record.payload)
+            if record.offset > stop or (taken and total + length > size):
+                break
+            total += length
+            taken += 1
+        if taken == 0:
+            return
+        batch = list(records[:taken]) if taken < len(records) else list(records)
+        first = batch[0].offset
+        if first > session.position + 1:
+            gap = Gap("retention", "offset", session.position + 1, first - 1)
+            ordinal = batch[0].ordinal - (0 if batch[0].is_gap else 1)
+            batch.insert(0, Record(first - 1, ordinal, GAP, msgspec.json.encode(gap), b"", "", batch[0].wall))
+            self.ports.count("retention_gaps", stream=session.stream)
+            for mark in session.seeks:
+                mark.trimmed = True
+        if session.seeks:
+            session.seeks[0].events += sum(1 for r in batch if not r.is_gap)
+        consumer = session.consumer
+        if first <= consumer.handed:
+            self.ports.count("redelivered", min(batch[-1].offset, consumer.handed) - first + 1, stream=session.stream)
+        consumer.handed = max(consumer.handed, batch[-1].offset)
+        session.handed(batch[-1].offset, len(batch), total)
+        if session.quality == "buffered":
+            self.ports.start_timer(("quiet", session.name), QUIET_S)
+        self.feed(session.owner, RecordsReady(session.name, batch, batch[-1].offset))
+
+    def _finish_seeks(self, session: Session) -> None:
+        while session.seeks and session.position >= session.seeks[0].head:
+            mark = session.seeks.popleft()
+            self.feed(session.owner, SeekDone(session.name, mark.mark, mark.events, mark.ordinal, mark.trimmed))
+
+    # --- stopping ------------------------------------------------------------------------------------------------------------------
+
+    def settled(self) -> bool:
+        """Has every session with receipts given them for all it was handed, and is every cursor on disk?"""
+        waiting = any(s.received < s.position and s.quality != "none" and s.barriers for s in self.sessions.values())
+        return not waiting and not self.dirty and not self.in_flight

@@ -1,0 +1,166 @@
+"""Delivery: how far each session was handed records, what is proven of it, and where the consumer's cursor stands.
+
+A *session* is handed records in offset order, a *barrier* behind each batch. Evidence that the client passed a barrier is its
+*receipt*; the consumer's *cursor* follows the newest session that has receipts, never back, and is *durable* once on disk. At most
+`window` records (and 1 MiB, but at least one) are out beyond the last receipt on disk, so that a kill -9 repeats no more.
+
+What a pong proves depends on the client's stack (engineering.md, Receipts): `handled` credits at once; `buffered` (the pong comes
+from a library's parser, ahead of the application) only when 64 further records were ponged or after a second of quiet; `written`
+means evidence is the drained socket alone; `none` so far nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from sidecar.core.actions import Quality
+
+WINDOW_BYTES = 1 << 20
+WEAK_LAG = 64
+
+
+class Session:
+    """One session. `position`: last offset handed over; `received`: highest offset with evidence; `seek`: open Seek marks as
+    (offset of the head then, mark, events so far, ordinal of the head, trimmed)."""
+
+    __slots__ = (
+        "barriers",
+        "consumer",
+        "handed_after",
+        "name",
+        "out_bytes",
+        "out_records",
+        "owner",
+        "ponged",
+        "position",
+        "quality",
+        "reading",
+        "received",
+        "seeks",
+        "stream",
+        "uncredited",
+    )
+
+    def __init__(self, name: str, owner: str, stream: str, consumer: Consumer, position: int, quality: Quality) -> None:
+        self.name = name
+        self.owner = owner
+        self.stream = stream
+        self.consumer = consumer
+        self.position = position
+        self.handed_after = position
+        self.quality: Quality = quality
+        self.received = 0
+        self.ponged = 0
+        self.reading = False
+        self.barriers: deque[tuple[int, int, int]] = deque()
+        self.uncredited: deque[tuple[int, int]] = deque()
+        self.out_records = 0
+        self.out_bytes = 0
+        self.seeks: deque[SeekMark] = deque()
+
+    def room(self, window: int) -> tuple[int, int]:
+        """Records and bytes that may be handed over now; (0, 0): wait for receipts."""
+        records = window - self.out_records
+        size = WINDOW_BYTES - self.out_bytes
+        if self.out_records and (records <= 0 or size <= 0):
+            return 0, 0
+        return max(1, records), max(1, size)
+
+    def handed(self, barrier: int, records: int, size: int) -> None:
+        """A batch ending in offset `barrier` was handed over."""
+        self.position = barrier
+        self.barriers.append((barrier, records, size))
+        self.out_records += records
+        self.out_bytes += size
+        if self.quality == "buffered":
+            self.uncredited.append((barrier, records))
+
+    def rewind(self, position: int) -> None:
+        """Hand over again from after `position` (or skip ahead to it)."""
+        self.position = position
+        self.handed_after = min(self.handed_after, position)
+
+    def settle(self, durable: int) -> None:
+        """Everything up to `durable` needs no window any more."""
+        barriers = self.barriers
+        while barriers and barriers[0][0] <= durable:
+            _, records, size = barriers.popleft()
+            self.out_records -= records
+            self.out_bytes -= size
+
+    def evidence(self, offset: int) -> int:
+        """Transport evidence up to `offset`; returns what may be credited now (0: nothing new).
+
+        Never more than was handed over on this session (invariant 5)."""
+        highest = max((b[0] for b in self.barriers), default=self.received)
+        offset = min(offset, max(highest, self.received))
+        if offset <= self.ponged:
+            return 0
+        self.ponged = offset
+        if self.quality != "buffered":
+            return self._credit(offset)
+        # A weak pong: credit a barrier once WEAK_LAG further records were ponged too.
+        behind = sum(n for b, n in self.uncredited if b <= offset)
+        credit = 0
+        while self.uncredited and self.uncredited[0][0] <= offset:
+            barrier, records = self.uncredited[0]
+            if behind - records < WEAK_LAG:
+                break
+            behind -= records
+            credit = barrier
+            self.uncredited.popleft()
+        return self._credit(credit)
+
+    def quiet(self) -> int:
+        """A second passed with nothing handed over: weak pongs count in full. Returns what may be credited now."""
+        while self.uncredited and self.uncredited[0][0] <= self.ponged:
+            self.uncredited.popleft()
+        return self._credit(self.ponged)
+
+    def _credit(self, offset: int) -> int:
+        if offset <= self.received:
+            return 0
+        self.received = offset
+        return offset
+
+
+class SeekMark:
+    """One open Seek: SeekDone is due when the session's position reaches `head`."""
+
+    __slots__ = ("events", "head", "mark", "ordinal", "trimmed")
+
+    def __init__(self, mark: str, head: int, ordinal: int, trimmed: bool) -> None:
+        self.mark = mark
+        self.head = head
+        self.ordinal = ordinal
+        self.events = 0
+        self.trimmed = trimmed
+
+
+class Consumer:
+    """A named reader of one stream, or an unnamed one (`name` empty: nothing durable). `cursor`: taken, as credited; `durable`: the
+    same on disk; `handed`: highest offset that went out to anyone; `sessions`: in the order they attached; `seen`: Unix seconds."""
+
+    __slots__ = ("cursor", "dirty", "durable", "handed", "known", "name", "quality", "seen", "sessions", "stream")
+
+    def __init__(self, stream: str, name: str, cursor: int, known: bool, seen: float, quality: str = "none") -> None:
+        self.stream = stream
+        self.name = name
+        self.cursor = self.durable = self.handed = cursor
+        self.known = known
+        self.seen = seen
+        self.quality = quality
+        self.sessions: list[Session] = []
+        self.dirty = False
+
+    def mover(self) -> Session | None:
+        """The newest session with working receipts: the one that moves the cursor."""
+        return next((s for s in reversed(self.sessions) if s.received), None)
+
+    def credit(self, offset: int) -> bool:
+        """Move the cursor up to `offset`, never back; True if it moved."""
+        if offset <= self.cursor:
+            return False
+        self.cursor = offset
+        self.dirty = True
+        return True

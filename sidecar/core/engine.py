@@ -1,0 +1,556 @@
+"""The engine: stands between the halves and the world, and keeps the ten invariants of the architecture.
+
+Theory of operation
+-------------------
+Every input is handled to its end before the next: the half's actions are carried out, inputs that they cause for other halves are
+queued and handled in turn, and then, if no batch is under way, what is to be written is given to the journal as one batch. While
+that batch is under way everything admitted meanwhile collects in the next one (group commit). `written` hands committed records to
+the courier, tells the halves whose tickets it held, and starts the next batch.
+
+If a write fails (disk full, quota), nothing of it was applied. Admission is then thrown away with every upstream half and link, and
+built anew from the journal once it takes writes again: as after a crash, the halves heal the hole with resync and backfill.
+Sessions stay; what they may be handed was on disk before. Receipts are kept and written first.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from sidecar.core import actions as act
+from sidecar.core import events as ev
+from sidecar.core import layout
+from sidecar.core.accounts import Account, Accounts
+from sidecar.core.admission import Admission
+from sidecar.core.courier import RECEIPT_S, Courier
+from sidecar.core.layout import Batch, Table
+from sidecar.core.ports import JournalView, Ports
+from sidecar.core.record import Gap, Record
+from sidecar.dialects.base import Half, StreamFacts, View
+
+PENDING_BYTES = 8 << 20
+RETRY_S = 1.0
+PRUNE_S = 15.0
+LAST_GAPS = 20
+
+
+class Flight(msgspec.Struct):
+    """What rides in the batch under way. `down`: commits of downstream halves, which outlive a failed batch."""
+
+    fresh: dict[str, list[Record]] = {}
+    tickets: list[tuple[str, str, list[bool]]] = []
+    gaps: list[act.RecordGap] = []
+    down: list[tuple[str, act.Commit]] = []
+
+
+class GapRow(msgspec.Struct):
+    """A stream's gaps so far, kept by the engine: how many, and the last few as shown on the status page."""
+
+    count: int = 0
+    last: list[dict[str, Any]] = []
+
+
+class EngineView:
+    """The halves' synchronous view (dialects.base.View) of the engine's admission and consumers."""
+
+    def __init__(self, engine: Engine, keyed_hash: Callable[[str], str]) -> None:
+        self._engine = engine
+        self.keyed_hash = keyed_hash
+
+    def seen(self, stream: str, domain: str, key: bytes) -> bool:
+        return self._engine.admission.knows(stream, domain, key)
+
+    def facts(self, stream: str) -> StreamFacts | None:
+        book = self._engine.admission.books.get(stream)
+        if book is None:
+            return None
+        return StreamFacts(book.committed, book.committed_ordinal, book.first, book.base, self._engine.journal.epoch)
+
+    def cursor(self, stream: str, consumer: str) -> int | None:
+        found = self._engine.courier.consumers.get((stream, consumer))
+        return found.cursor if found else None
+
+    def streams(self) -> Sequence[str]:
+        return list(self._engine.admission.books)
+
+
+class Engine:
+    """One process's engine. `upstream(account, view)` makes an upstream half; `halves`: downstream halves by key, made with the view.
+
+    `strict`: let a half's exception out (tests); else the account is started anew, or the conn closed, and the error logged."""
+
+    def __init__(
+        self,
+        journal: JournalView,
+        ports: Ports,
+        *,
+        upstream: Callable[[str, View], Half],
+        downstream: Mapping[str, Callable[[View], Half]],
+        window: int,
+        capacity: int,
+        retention_s: float = 7 * 86400,
+        lost: bool = False,
+        keyed_hash: Callable[[str], str] = str,
+        strict: bool = False,
+    ) -> None:
+        self.journal = journal
+        self.ports = ports
+        self.capacity = capacity
+        self.retention_s = retention_s
+        self.lost = lost
+        self.strict = strict
+        view = EngineView(self, keyed_hash)
+        self.admission = Admission(journal, capacity)
+        self.courier = Courier(self.admission, journal, ports, window, self._queue_for, self._wants_flush)
+        self.accounts = Accounts(lambda name: upstream(name, view), ports)
+        self.halves: dict[str, Half] = {key: make(view) for key, make in downstream.items()}
+        self.said: dict[str, Any] = {}
+        self.gaps: dict[str, GapRow] = {}
+        self.paused = ""
+        self.draining = False
+        self._queue: deque[tuple[str, ev.Input]] = deque()
+        self._open = Batch()
+        self._tickets: list[tuple[str, str, list[bool]]] = []
+        self._gap_ops: list[act.RecordGap] = []
+        self._flying: Flight | None = None
+        self._down: list[tuple[str, act.Commit]] = []
+        self._fresh = False
+        self._flush_due = False
+        self._receipts_due = False
+        self._slow = False
+        for book in self.admission.books.values():
+            if row := journal.get(Table.STATE, layout.state_key("gaps", book.name)):
+                self.gaps[book.name] = msgspec.json.decode(row, type=GapRow)
+
+    # --- inputs --------------------------------------------------------------------------------------------------------------------
+
+    def start(self, credential: str | None) -> None:
+        """Begin: the downstream halves get their state and, the dialect's, the operator's credential."""
+        self._open.delete(Table.STATE, layout.state_key("engine", "clean"))
+        for key in self.halves:
+            state = dict(self.admission.states("down:" + key))
+            self._queue.append(("down:" + key, ev.Started(state, credential if key == "dialect" else None)))
+        self.ports.start_timer(("engine", "prune"), PRUNE_S)
+        self._settle()
+
+    def feed(self, owner: str, event: ev.Input) -> None:
+        """An input for a half: `down:<key>`, or an account's owner name."""
+        self._queue.append((owner, event))
+        self._settle()
+
+    def link(self, owner: str, generation: int, event: Any) -> None:
+        """An input of a link; one of an old generation is a no-op."""
+        account = self.accounts.by_owner.get(owner)
+        if account is None or account.links.get(event.link) != generation:
+            return
+        if isinstance(event, ev.LinkClosed | ev.LinkRefused):
+            del account.links[event.link]
+        self._queue.append((owner, event))
+        self._settle()
+
+    def timer(self, key: tuple[str, str]) -> None:
+        """A timer ran out."""
+        owner, name = key
+        if owner == "engine":
+            if name == "receipts":
+                self._receipts_due = False
+                self._flush()
+            elif name == "retry":
+                self._retry()
+            elif name == "prune":
+                self._forget()
+                self.ports.prune()
+                self.ports.start_timer(key, PRUNE_S)
+        elif owner == "quiet":
+            self.courier.quiet(name)
+        elif owner == "restart":
+            self.accounts.restart(name, self._start_account)
+        else:
+            account = self.accounts.by_owner.get(owner)
+            if account is not None:
+                account.timers.discard(name)
+            self._queue.append((owner, ev.TimerFired(name)))
+        self._settle()
+
+    def records(self, session: str, rows: Sequence[tuple[int, bytes]]) -> None:
+        """The journal's answer to ports.read."""
+        self.courier.rows(session, rows)
+        self._settle()
+
+    def pruned(self, first: Mapping[int, int]) -> None:
+        """Retention moved the oldest kept offset of streams (by stream id)."""
+        for book in self.admission.books.values():
+            book.first = max(book.first, first.get(book.sid, 0))
+
+    def written(self, error: BaseException | None) -> None:
+        """The batch under way is on disk, or nothing of it is."""
+        assert self._flying is not None
+        flight, self._flying = self._flying, None
+        self.courier.cursors_written(error is not None)
+        if error is not None:
+            self._down = flight.down + self._down
+            self._fail(error)
+        else:
+            if self.paused:
+                self._resume()
+            else:
+                self.admission.committed(flight.fresh)
+                for gap in flight.gaps:
+                    self._tell_gap(gap)
+                self.courier.committed(flight.fresh)
+            for owner, ticket, verdicts in flight.tickets:
+                self.ports.release_exchange(ticket)
+                self._queue.append((owner, ev.Committed(ticket, verdicts)))
+        self._settle()
+
+    def drain(self) -> None:
+        """A planned stop: upstream halves let go, nothing new is handed over; `drained` tells when receipts are on disk."""
+        self.draining = True
+        self.courier.paused = True
+        for owner in list(self.accounts.by_owner):
+            self._queue.append((owner, ev.Draining()))
+        self._settle()
+
+    def drained(self) -> bool:
+        """Is everything handed over receipted, and every receipt and record on disk?"""
+        return self._flying is None and not self._pending() and self.courier.settled()
+
+    def close(self) -> None:
+        """The end of a planned stop: the downstream halves say goodbye to their conns; a clean stop is noted on disk."""
+        if self.courier.settled():
+            self._open.put(Table.STATE, layout.state_key("engine", "clean"), b"1")
+        for key in self.halves:
+            self._queue.append(("down:" + key, ev.Draining()))
+        self._settle()
+
+    # --- the loop ------------------------------------------------------------------------------------------------------------------
+
+    def _queue_for(self, owner: str, event: ev.Input) -> None:
+        if owner.startswith("stream:"):
+            account = self.accounts.of_stream(owner[7:])
+            if account is None or not account.owner:
+                return
+            owner = account.owner
+        self._queue.append((owner, event))
+
+    def _settle(self) -> None:
+        """Handle queued inputs until none is left, then start a write if one is due."""
+        queue = self._queue
+        while queue:
+            owner, event = queue.popleft()
+            account = self.accounts.by_owner.get(owner)
+            half = account.half if account else self.halves.get(owner[5:]) if owner.startswith("down:") else None
+            if half is None:
+                continue
+            try:
+                for action in half.handle(self.ports.now(), event):
+                    self._ACTIONS[type(action)](self, owner, account, action)
+            except Exception:
+                if self.strict:
+                    raise
+                self._broken(owner, account, event)
+        if self._flying is None and not self.paused and (self._open or self._tickets or self._fresh or self._flush_due):
+            self._flush()
+
+    def _broken(self, owner: str, account: Account | None, event: ev.Input) -> None:
+        """A half raised: a defect of ours. The account starts anew from its durable state, or the conn goes; others go on."""
+        self.ports.log("error", "internal error", owner=owner, input=type(event).__name__, trace=traceback.format_exc())
+        self.ports.count("internal_errors")
+        if account is not None:
+            self.accounts.stop(account)
+            self.ports.start_timer(("restart", account.name), RETRY_S)
+        elif conn := getattr(event, "conn", None):
+            self.ports.conn(act.CloseConn(conn, 1011, "internal error"))
+
+    # --- commits -------------------------------------------------------------------------------------------------------------------
+
+    def _pending(self) -> bool:
+        return bool(self._open or self._tickets or self._fresh or self.courier.dirty)
+
+    def _commit(self, owner: str, account: Account | None, action: act.Commit) -> None:
+        if account is None:
+            self._down.append((owner, action))
+        if self.paused:
+            # Upstream halves are gone; what a downstream half wants kept waits for the disk to take it.
+            return
+        verdicts = self.admission.apply(owner, action.ops, self.ports.now().wall, self._open)
+        self._fresh = True
+        for op in action.ops:
+            if type(op) is act.RecordGap:
+                self._gap_ops.append(op)
+                self._note_gap(op)
+            elif type(op) is act.Purge:
+                self.courier.skip_to(op.stream, op.offset)
+        if action.ticket:
+            self._tickets.append((owner, action.ticket, verdicts))
+        if self._open.bytes > PENDING_BYTES and not self._slow:
+            self._slow = True
+            self.ports.pause_links(True)
+
+    def _wants_flush(self, now: bool) -> None:
+        if now:
+            self._flush_due = True
+        elif not self._receipts_due:
+            self._receipts_due = True
+            self.ports.start_timer(("engine", "receipts"), RECEIPT_S)
+
+    def _flush(self) -> None:
+        """Give the journal the next batch, unless one is under way."""
+        if self._flying is not None or self.paused:
+            return
+        batch, self._open = self._open, Batch()
+        fresh = self.admission.close_batch(batch)
+        self.courier.put_cursors(batch)
+        self._flying = Flight(fresh, self._tickets, self._gap_ops, self._down)
+        self._tickets, self._gap_ops, self._down = [], [], []
+        self._fresh = self._flush_due = False
+        if self._slow:
+            self._slow = False
+            self.ports.pause_links(False)
+        if not batch:
+            # Nothing to write (all duplicates): the tickets are as good as on disk.
+            self.written(None)
+            return
+        self.ports.write(batch)
+
+    # --- when the journal does not take it ----------------------------------------------------------------------------------------
+
+    def _fail(self, error: BaseException) -> None:
+        """Nothing of the last batch is on disk: admission pauses until the journal takes writes again."""
+        if not self.paused:
+            self.ports.log("error", "journal does not take writes: admission paused, agents stay connected", error=str(error))
+            self.ports.count("admission_pauses")
+        self.paused = str(error) or type(error).__name__
+        self._open = Batch()
+        self._tickets, self._gap_ops, self._fresh = [], [], False
+        for account in list(self.accounts.by_name.values()):
+            self.accounts.stop(account)
+        if self._slow:
+            self._slow = False
+            self.ports.pause_links(False)
+        self.ports.start_timer(("engine", "retry"), RETRY_S)
+
+    def _retry(self) -> None:
+        """Try the journal with a small write: receipts, and a probe that counts as growth."""
+        if self._flying is not None or not self.paused:
+            return
+        batch = Batch()
+        self.courier.put_cursors(batch)
+        batch.put(Table.STATE, layout.state_key("engine", "probe"), b"1")
+        batch.admits = True
+        self._flying = Flight()
+        self.ports.prune()
+        self.ports.write(batch)
+
+    def _resume(self) -> None:
+        """The journal takes writes again: admission and the upstream halves are built anew from it."""
+        self.ports.log("info", "journal takes writes again: admission resumed")
+        self.paused = ""
+        first = {name: book.first for name, book in self.admission.books.items()}
+        self.admission = self.courier.admission = Admission(self.journal, self.capacity)
+        for name, book in self.admission.books.items():
+            book.first = max(book.first, first.get(name, 1))
+        kept, self._down = self._down, []
+        for owner, commit in kept:
+            self._commit(owner, None, commit)
+        for account in list(self.accounts.by_name.values()):
+            for stream in account.streams:
+                self._open_stream(stream, account.name)
+            self._start_account(account)
+
+    # --- gaps ----------------------------------------------------------------------------------------------------------------------
+
+    def _note_gap(self, op: act.RecordGap) -> None:
+        row = self.gaps.setdefault(op.stream, GapRow())
+        row.count += 1
+        shown = msgspec.to_builtins(op.gap) | {"wall": round(self.ports.now().wall, 3)}
+        row.last = [*row.last, shown][-LAST_GAPS:]
+        self._open.put(Table.STATE, layout.state_key("gaps", op.stream), msgspec.json.encode(row))
+
+    def _tell_gap(self, op: act.RecordGap) -> None:
+        gap = op.gap
+        self.ports.count("gaps", stream=op.stream, reason=gap.reason)
+        self.ports.log(
+            "warning",
+            "gap: events are missing and nothing upstream can still give them",
+            stream=op.stream,
+            domain=op.domain or None,
+            reason=gap.reason,
+            unit=gap.unit,
+            first=gap.from_,
+            last=gap.to,
+            missing=gap.count,
+        )
+
+    # --- streams and accounts --------------------------------------------------------------------------------------------------------
+
+    def _open_stream(self, stream: str, account: str) -> None:
+        if stream in self.admission.books:
+            return
+        wall = self.ports.now().wall
+        self.admission.open_stream(stream, account, wall, self._open)
+        if self.lost:
+            ms = int(wall * 1000)
+            self._commit("engine", None, act.Commit([act.RecordGap(stream, Gap("journal_lost", "time", 0, ms))]))
+
+    def _own(self, owner: str, _: Account | None, action: act.Own) -> None:
+        account = self.accounts.get(action.account)
+        account.own(action)
+        if self.paused:
+            return
+        for stream in account.streams:
+            self._open_stream(stream, account.name)
+        if account.half is None:
+            self._start_account(account)
+        else:
+            self._queue.append((account.owner, ev.CredentialSeen(action.credential, action.hints)))
+
+    def _start_account(self, account: Account) -> None:
+        """A new upstream half from the durable state, told what it must know again."""
+        if self.draining:
+            return
+        self.accounts.start(account)
+        self._queue.append((account.owner, ev.Started(dict(self.admission.states("up:" + account.name)))))
+        for credential, hints in account.credentials:
+            self._queue.append((account.owner, ev.CredentialSeen(credential, hints)))
+        for stream in account.streams:
+            if count := self.courier.count(stream):
+                self._queue.append((account.owner, ev.Attached(stream, count)))
+
+    def _disown(self, owner: str, _: Account | None, action: act.Disown) -> None:
+        account = self.accounts.by_name.get(action.account)
+        if account is not None:
+            self.accounts.stop(account)
+            account.credentials.clear()
+
+    def _tell(self, owner: str, account: Account | None, action: act.Tell) -> None:
+        if account is not None:
+            self._queue.append(("down:dialect", ev.MessageFromUpstream(account.name, action.message)))
+        elif (target := self.accounts.by_name.get(action.account)) and target.owner:
+            self._queue.append((target.owner, ev.MessageFromDownstream(action.message)))
+
+    # --- sessions ----------------------------------------------------------------------------------------------------------------------
+
+    def _attach(self, owner: str, _: Account | None, action: act.Attach) -> None:
+        if action.stream not in self.admission.books:
+            self._open_stream(action.stream, action.account)
+        self.courier.attach(owner, action, self.ports.now())
+        self._queue_for("stream:" + action.stream, ev.Attached(action.stream, self.courier.count(action.stream)))
+
+    def _detach(self, owner: str, _: Account | None, action: act.Detach) -> None:
+        session = self.courier.detach(action.session, self.ports.now())
+        if session is not None:
+            self._queue_for("stream:" + session.stream, ev.Detached(session.stream, self.courier.count(session.stream)))
+
+    def _downgrade(self, owner: str, _: Account | None, action: act.Downgrade) -> None:
+        session = self.courier.sessions.get(action.session)
+        if session is not None and session.quality != action.quality:
+            session.quality = action.quality
+            session.consumer.quality = action.quality
+            self.ports.count("downgrades", quality=action.quality)
+            self.ports.log("warning", "receipts of a client are weaker", consumer=session.consumer.name, quality=action.quality)
+
+    def _forget(self) -> None:
+        """Forget consumers not seen for the retention time (contract: SIDECAR_RETENTION_S)."""
+        wall = self.ports.now().wall
+        for (stream, name), consumer in list(self.courier.consumers.items()):
+            if not consumer.sessions and wall - consumer.seen > self.retention_s:
+                del self.courier.consumers[stream, name]
+                self.courier.dirty.discard(consumer)
+                self._open.delete(Table.CURSORS, layout.cursor_key(self.admission.books[stream].sid, name))
+                self.ports.log("info", "consumer forgotten: not seen for the retention time", stream=stream, consumer=name)
+
+    # --- what actions do -------------------------------------------------------------------------------------------------------------
+
+    def _status(self, owner: str, account: Account | None, action: act.Status) -> None:
+        (account.facts if account else self.said).update(action.facts)
+
+    def _fatal(self, owner: str, account: Account | None, action: act.Fatal) -> None:
+        if account is not None:
+            account.facts["fatal"] = {"code": action.code, "mend": action.mend}
+        self.ports.count("fatal", code=action.code)
+        self.ports.log("error", f"stopped: {action.code}", account=account.name if account else None, mend=action.mend)
+
+    def _log(self, owner: str, account: Account | None, action: act.Log) -> None:
+        if account:
+            self.ports.log(action.level, action.text, account=account.name)
+        else:
+            self.ports.log(action.level, action.text)
+
+    def _timer_start(self, owner: str, account: Account | None, action: act.StartTimer) -> None:
+        if account:
+            account.timers.add(action.timer)
+        self.ports.start_timer((owner, action.timer), action.seconds)
+
+    def _timer_cancel(self, owner: str, account: Account | None, action: act.CancelTimer) -> None:
+        if account:
+            account.timers.discard(action.timer)
+        self.ports.cancel_timer((owner, action.timer))
+
+    def _link_open(self, owner: str, account: Account | None, action: act.OpenLink) -> None:
+        if account:
+            self.accounts.open_link(account, action)
+
+    def _link_send(self, owner: str, account: Account | None, action: act.SendFrames) -> None:
+        if account and action.link in account.links:
+            self.ports.send_link(owner, action.link, action.frames)
+
+    def _link_ping(self, owner: str, account: Account | None, action: act.PingLink) -> None:
+        if account and action.link in account.links:
+            self.ports.ping_link(owner, action.link, action.payload)
+
+    def _link_close(self, owner: str, account: Account | None, action: act.CloseLink) -> None:
+        if account and account.links.pop(action.link, None) is not None:
+            self.ports.close_link(owner, action.link, action.code)
+
+    def _request(self, owner: str, account: Account | None, action: act.Request) -> None:
+        if account:
+            account.requests.add(action.request)
+        self.ports.request(owner, action)
+
+    def _request_cancel(self, owner: str, account: Account | None, action: act.CancelRequest) -> None:
+        if account:
+            account.requests.discard(action.request)
+        self.ports.cancel_request(owner, action.request)
+
+    _ACTIONS: dict[type, Callable[[Engine, str, Account | None, Any], None]] = {
+        act.Commit: _commit,
+        act.Own: _own,
+        act.Disown: _disown,
+        act.Tell: _tell,
+        act.Attach: _attach,
+        act.Detach: _detach,
+        act.Downgrade: _downgrade,
+        act.Seek: lambda self, o, a, x: self.courier.seek(x),
+        act.Receipt: lambda self, o, a, x: self.courier.receipt(x.session, x.offset),
+        act.ClientCursor: lambda self, o, a, x: self.courier.client_cursor(x.session, x.offset),
+        act.Status: _status,
+        act.Fatal: _fatal,
+        act.Log: _log,
+        act.Count: lambda self, o, a, x: self.ports.count(x.name, x.by),
+        act.StartTimer: _timer_start,
+        act.CancelTimer: _timer_cancel,
+        act.OpenLink: _link_open,
+        act.SendFrames: _link_send,
+        act.PingLink: _link_ping,
+        act.CloseLink: _link_close,
+        act.Request: _request,
+        act.CancelRequest: _request_cancel,
+    } | {
+        kind: lambda self, o, a, x: self.ports.conn(x)
+        for kind in (
+            act.Accept,
+            act.Refuse,
+            act.Tunnel,
+            act.SendConn,
+            act.PingConn,
+            act.CloseConn,
+            act.AwaitDrain,
+            act.Respond,
+            act.Route,
+        )
+    }
