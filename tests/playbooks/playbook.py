@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -62,9 +62,7 @@ def json_with(**members: Any) -> Pattern:
 def holding(**members: Any) -> Pattern:
     """A dict in which at least these members fit."""
     text = f"holding({', '.join(f'{k}={v!r}' for k, v in members.items())})"
-    return Pattern(
-        text, lambda value: isinstance(value, dict) and all(k in value and matches(value[k], v) for k, v in members.items())
-    )
+    return Pattern(text, lambda value: isinstance(value, dict) and all(k in value and matches(value[k], v) for k, v in members.items()))
 
 
 def matches(value: Any, wanted: Any) -> bool:
@@ -152,7 +150,7 @@ class Playbook:
             self._fail("nobody expected:\n" + "\n".join(f"    {_short(a)}" for a in loud))
         self.left.clear()
 
-    def _fail(self, text: str) -> None:
+    def _fail(self, text: str) -> NoReturn:
         rest = "".join(f"\n    {_short(a, 300)}" for a in self.left)
         raise AssertionError("\n".join(["the dialogue so far:", *self.said[-40:], "", text, f"not yet taken:{rest or ' nothing'}"]))
 
