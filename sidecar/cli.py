@@ -1,0 +1,138 @@
+"""The command line: `sidecar run`, `demo`, `check`, `status`, `journal`, `consumer`; the same as `python -m sidecar`.
+
+Each command imports what it needs when it is called, so that `sidecar --version` loads next to nothing. An expected
+failure (`SidecarError`) is told on stderr in two lines, what is wrong and the mend, and decides the exit code: 0 clean,
+2 configuration or usage, 3 data directory in use, 1 anything else. Standard output holds the answer and nothing else.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from sidecar import __version__
+from sidecar.errors import EXIT_CLEAN, EXIT_OTHER, SidecarError
+
+_INTERRUPTED = 130  # what a shell expects after SIGINT
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code. `argv`: without the program's name; default: the process's own."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except SidecarError as error:
+        _tell(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left (`sidecar journal ls | head`); nothing is left to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OTHER
+    except SystemExit as leaving:  # argparse: usage, --help, --version
+        return leaving.code if isinstance(leaving.code, int) else EXIT_CLEAN
+    except Exception:
+        _tell_unexpected()
+        return EXIT_OTHER
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["demo"]:  # it has options of its own
+        from sidecar.demo import demo
+
+        return int(demo.run(arguments[1:]))
+    options = _parser().parse_args(arguments or ["run"])
+    environ = os.environ
+    if options.command == "status":
+        from sidecar.config import load_access
+        from sidecar.ops import status_cli
+
+        return status_cli.run(load_access(environ), options.json)
+
+    from sidecar.config import load
+
+    settings = load(environ)
+    if options.command == "check":
+        from sidecar.ops import check
+
+        return check.run(settings, environ)
+    if options.command == "journal":
+        from sidecar.journal import inspect
+
+        return int(inspect.run(settings, options.what, options))
+    if options.command == "consumer":
+        from sidecar.ops import consumer_cli
+
+        return int(consumer_cli.run(settings, options.name, offset=options.offset, stream=options.stream))
+    from sidecar import app
+
+    return int(app.run(settings))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sidecar",
+        description="Keeps an agent's message stream free of gaps and duplicates. Without a command: run.",
+        epilog="Configured by SIDECAR_ environment variables: conf/sidecar.env lists them, `sidecar check` explains them.",
+    )
+    parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("run", help="run the proxy until SIGTERM or SIGINT")
+    commands.add_parser("demo", help="an upstream, two agents and cut connections, on this machine; `demo --help`")
+    commands.add_parser("check", help="validate the environment, show what is in effect, probe the upstream")
+    status = commands.add_parser("status", help="streams, cursors, lag, gaps and consumers of the running sidecar")
+    status.add_argument("--json", action="store_true", help="as the sidecar sends it")
+    _journal(commands.add_parser("journal", help="look into the journal, also while the sidecar runs"))
+    _consumer(commands.add_parser("consumer", help="move a consumer's cursor"))
+    return parser
+
+
+def _journal(parser: argparse.ArgumentParser) -> None:
+    """`what` is ls, tail or verify; tail has `stream` (None: all) and `lines`; all have `json`."""
+    what = parser.add_subparsers(dest="what", metavar="ls|tail|verify", required=True)
+    listing = what.add_parser("ls", help="streams, offsets, sizes and consumers")
+    tail = what.add_parser("tail", help="the newest records")
+    tail.add_argument("--stream", metavar="NAME", help="one stream only")
+    tail.add_argument("-n", "--lines", type=_natural, default=10, metavar="N", help="how many a stream (10)")
+    verify = what.add_parser("verify", help="read everything, and name what is damaged")
+    for each in (listing, tail, verify):
+        each.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _consumer(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="reset", required=True)
+    reset = actions.add_parser("reset", help="set a consumer to the head, or to an offset; it goes on after that one")
+    reset.add_argument("name", metavar="NAME")
+    target = reset.add_mutually_exclusive_group(required=True)
+    target.add_argument("--head", dest="offset", action="store_const", const=None, help="to the newest event")
+    target.add_argument("--offset", type=_natural, metavar="N", help="to offset N; 0: all that is kept comes again")
+    reset.add_argument("--stream", metavar="NAME", help="the stream, where several have a consumer of that name")
+
+
+def _natural(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise argparse.ArgumentTypeError(f"not a whole number from 0 upwards: {text!r}")
+    return int(text)
+
+
+def _redacted(text: str) -> str:
+    """Without what looks like a secret, and without the environment's own, whether or not they could be loaded."""
+    from sidecar.logs import Redactor
+
+    tokens = ("SIDECAR_UPSTREAM_TOKEN", "SIDECAR_LOCAL_TOKEN")
+    return Redactor(os.environ.get(name, "").strip() for name in tokens)(text)
+
+
+def _tell(error: SidecarError) -> None:
+    for text, mend in error.lines():
+        print(_redacted(f"sidecar: error: {text}\n  mend: {mend}"), file=sys.stderr)
+
+
+def _tell_unexpected() -> None:
+    """A defect of ours: the trace is worth keeping, but it may quote anything."""
+    print(_redacted(traceback.format_exc()), end="", file=sys.stderr)
+    print("sidecar: error: this should not have happened\n  mend: report it with the lines above", file=sys.stderr)
