@@ -155,9 +155,15 @@ class ReferenceServer:
             return _refuse(request, socket)
         line = web.WebSocketResponse(autoping=False, autoclose=True, compress=False, max_msg_size=0)
         woken = asyncio.Event()
-        socket.on_output = lambda _: woken.set()
-        if socket.outbox or socket.closed:
+
+        def output(changed: Socket) -> None:
+            cut = changed.closed is not None and changed.closed[0] is None and not changed.outbox
+            if cut and request.transport is not None:
+                request.transport.abort()  # also while the writer waits for a peer that does not read
             woken.set()
+
+        socket.on_output = output
+        woken.set()
         await line.prepare(request)
         writer = asyncio.get_running_loop().create_task(_write(request, line, socket, woken))
         try:
@@ -192,7 +198,7 @@ async def _write(request: web.Request, line: web.WebSocketResponse, socket: Sock
     code, reason = socket.closed
     if code is None:
         if request.transport is not None:
-            request.transport.abort()
+            request.transport.close()  # what a broken-off replay sent arrives; there is no close frame
     else:
         await line.close(code=code, message=reason.encode())
 

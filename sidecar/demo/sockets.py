@@ -68,12 +68,13 @@ class Socket:
     def send_json(self, payload: dict[str, Any]) -> None:
         self.send(layout(self.world, dumps(payload)))
 
-    def close(self, code: int | None, reason: str = "") -> None:
-        """End the socket from either side; `code` None is an abrupt cut, and loses what waits in the outbox."""
+    def close(self, code: int | None, reason: str = "", *, flush: bool = False) -> None:
+        """End the socket from either side; `code` None is an abrupt cut, which loses what waits in the outbox, unless
+        `flush` lets it arrive first."""
         if self.closed is not None:
             return
         self.closed = (code, reason)
-        if code is None:
+        if code is None and not flush:
             self.outbox.clear()
         among = self.workspace.firehoses if self.agent is None else self.agent.sockets
         if self in among:
@@ -127,17 +128,11 @@ class Socket:
         world.on_replay(self, "ack", sent)
         if limit is not None:
             if cut:
-                self.break_off()
+                self.close(None, flush=True)
             return
         echoed = int(asked) if float(asked).is_integer() else asked
         ack = {"type": "resync_ack", "last_seen_seq": echoed, "current_seq": current, "replayed": sent}
         self.send_json({**ack, "gap_detected": gap})
-
-    def break_off(self) -> None:
-        """Cut the socket, but let what was already sent arrive."""
-        sent = list(self.outbox)
-        self.close(None)
-        self.outbox.extend(sent)
 
 
 def replay(world: World, socket: Socket, agent: Agent, asked: float, since: int | None) -> Iterator[str]:

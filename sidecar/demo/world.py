@@ -21,9 +21,9 @@ from urllib.parse import parse_qsl
 
 from . import frames, world_rest
 from .answers import HttpAnswer, error
-from .faults import Faults
+from .fanout import Fanout
 from .ids import Snowflakes, http_date
-from .rows import Agent, Channel, Conversation, Membership, Message, Pushed, Reaction, Workspace
+from .rows import Agent, Channel, Conversation, Membership, Message, Reaction, Workspace
 from .sockets import Socket
 
 __all__ = ["Asked", "HttpAnswer", "World"]
@@ -42,7 +42,7 @@ class Asked(NamedTuple):
     body: bytes
 
 
-class World(Faults):
+class World(Fanout):
     """All state of one server. Every method takes effect at once and never waits.
 
     Args:
@@ -50,22 +50,15 @@ class World(Faults):
 
     Attributes:
         log: everything clients asked, in order.
-        life: how often the server has been started, from 1.
         on_replay: called with (socket, "ring" | "database" | "ack", rows sent of that part) before each row of a
             replay and before its acknowledgement, so that live events can be put in between.
-        keep_history: whether `Agent.history` records every push.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
         self.clock = clock
         self.log: list[Asked] = []
-        self.life = 1
-        self.keep_history = True
         self.on_replay: Callable[[Socket, str, int], None] = lambda socket, part, index: None
-        self.workspaces: dict[str, Workspace] = {}  # by id
-        self.keys: dict[str, Workspace] = {}  # by workspace key
-        self.tokens: dict[str, Agent] = {}  # by agent token
         self.messages: dict[int, Message] = {}  # by id
         self.idempotent: dict[tuple[str, str, str, str], HttpAnswer] = {}
         self._ids = Snowflakes(clock)
@@ -106,10 +99,6 @@ class World(Faults):
         self.tokens[agent.token] = agent
         self.force_disconnect(agent)
         return agent.token
-
-    def force_disconnect(self, agent: Agent) -> None:
-        for socket in list(agent.sockets):
-            socket.close(1000, "force-disconnect")
 
     def add_channel(self, workspace: Workspace, name: str, members: Iterable[Agent] = (), **fields: Any) -> Channel:
         """Create a channel; the first member owns it. `fields` are `topic`, `metadata`.
@@ -161,7 +150,7 @@ class World(Faults):
         row = self._store(agent, text, place, **fields)
         place.roots.append(row)
         agent.workspace.messages.append(row)
-        self._to_place(place, frames.created(self, row))
+        self.publish(place, frames.created(self, row))
         return row
 
     def reply(self, agent: Agent, message: Message | int | str, text: str, **fields: Any) -> Message:
@@ -179,7 +168,7 @@ class World(Faults):
             root.replies = []
         root.replies.append(row)
         agent.workspace.messages.append(row)
-        self._to_place(root.place, frames.replied(self, row))
+        self.publish(root.place, frames.replied(self, row))
         return row
 
     def dm(self, agent: Agent, to: Iterable[Agent] | Conversation, text: str, **fields: Any) -> Message:
@@ -188,7 +177,7 @@ class World(Faults):
         row = self._store(agent, text, talk, **fields)
         talk.messages.append(row)
         agent.workspace.dms.append(row)
-        self._to_place(talk, frames.direct(self, row))
+        self.publish(talk, frames.direct(self, row))
         return row
 
     def conversation(self, agent: Agent, to: Iterable[Agent], *, fresh: bool = False, name: str | None = None) -> Conversation:
@@ -225,24 +214,20 @@ class World(Faults):
             reaction = found
             reaction.action = "removed"
             agent.workspace.reactions.remove(reaction)
-        self._to_place(row.place, frames.reacted(self, reaction))
+        self.publish(row.place, frames.reacted(self, reaction))
         return reaction
 
     def update(self, agent: Agent, message: Message | int | str, text: str) -> Message:
         """Change a message's text: `message.updated`, which no database replay repeats."""
         row = self.message(message)
         row.text = text
-        self._to_place(row.place, frames.updated(self, row))
+        self.publish(row.place, frames.updated(self, row))
         return row
 
     def presence(self, agent: Agent, status: str = "active") -> None:
         """Push `agent.status.<status>` to every agent of the workspace; nothing is stored (section 4)."""
         agent.status = {"active": "online", "offline": "offline"}.get(status, "away")
         self.emit(agent.workspace.agents.values(), frames.presence(self, agent, status, self.clock()))
-
-    def emit(self, agents: Iterable[Agent], event: Mapping[str, Any]) -> None:
-        """Push any event to these agents, of kinds that are not stored or not known at all."""
-        self._push(agents, frames.dumps(event))
 
     def message(self, message: Message | int | str) -> Message:
         """The row of a message.
@@ -295,22 +280,7 @@ class World(Faults):
     def _refused(self, status: int, code: str, message: str) -> HttpAnswer:
         return error(status, code, message) if self.json_refusals else HttpAnswer(status, [], b"")
 
-    # Misdeeds that act at once or arm an agent's pushes
-
-    def sockets(self) -> list[Socket]:
-        """All open sockets, agents' first."""
-        agents = [socket for agent in self.tokens.values() for socket in agent.sockets]
-        return agents + [socket for workspace in self.workspaces.values() for socket in workspace.firehoses]
-
-    def cut_all(self, code: int | None = None, reason: str = "") -> None:
-        """Cut every socket, by default abruptly."""
-        for socket in self.sockets():
-            socket.close(code, reason)
-
-    def go_silent(self, kind: str = "half_open") -> None:
-        """Make all sockets that are open now "half_open" or "deaf" for good; new ones work."""
-        for socket in self.sockets():
-            setattr(socket, kind, True)
+    # Misdeeds to the database (to pushes: `Fanout`; to answers: `Faults`)
 
     def restart(self, counter: int | Mapping[str, int] = 0) -> None:
         """Crash and come back: sockets cut, counters and rings gone, the database kept (L4, L5).
@@ -348,10 +318,6 @@ class World(Faults):
             if row.root is not None and row.root.replies is not None and row.root.id not in gone:
                 row.root.replies.remove(row)
 
-    def agents(self) -> list[Agent]:
-        """All agents, in order of their present tokens."""
-        return list(self.tokens.values())
-
     # Inside
 
     def _store(self, agent: Agent, text: str, place: Channel | Conversation, **fields: Any) -> Message:
@@ -363,47 +329,6 @@ class World(Faults):
         if self.announce:
             event = {"type": kind, "channel": channel.name, "agent_name": agent.name}
             self.emit([member.agent for member in channel.members.values()], event)
-
-    def _to_place(self, place: Channel | Conversation, frame: str) -> None:
-        if isinstance(place, Channel):
-            place.seq += 1
-            members = [member.agent for member in place.members.values() if not member.muted]
-            self._push(members, f'{frame[:-1]},"channel_seq":{place.seq}}}', place.workspace)
-        else:
-            self._push(place.participants.values(), frame, place.workspace)
-
-    def _push(self, agents: Iterable[Agent], frame: str, workspace: Workspace | None = None) -> None:
-        """Number the event for each agent, put it into the ring, send it to all of the agent's sockets."""
-        for agent in list(agents):
-            agent.seq += 1
-            self._deliver(agent, frames.stamp(self, agent, self.life, frame))
-        if workspace is not None:
-            for socket in list(workspace.firehoses):
-                socket.send(frames.layout(self, frame))
-
-    def _deliver(self, agent: Agent, pushed: Pushed) -> None:
-        if self.keep_history:
-            agent.history.append(pushed)
-        lost = agent.lose > 0
-        agent.lose -= lost
-        if not (lost and agent.lose_from_ring):
-            agent.ring.append(pushed)
-        if lost:
-            return
-        texts = [pushed.frame]
-        if agent.double:
-            agent.double -= 1
-            texts *= 2
-        if agent.held is not None:
-            texts.append(agent.held)
-            agent.held = None
-        elif agent.swap:
-            agent.swap -= 1
-            agent.held = pushed.frame
-            return
-        for socket in list(agent.sockets):
-            for text in texts:
-                socket.send(text)
 
     def _secret(self, kind: str) -> str:
         self._issued += 1
