@@ -1,6 +1,6 @@
 """The command line: `sidecar run`, `demo`, `check`, `status`, `journal`, `consumer`; the same as `python -m sidecar`.
 
-Each command imports what it needs when it is called, so that `sidecar --version` loads next to nothing. An expected
+Each command's module is imported when it is called, so that `sidecar --version` loads no server. An expected
 failure (`SidecarError`) is told on stderr in two lines, what is wrong and the mend, and decides the exit code: 0 clean,
 2 configuration or usage, 3 data directory in use, 1 anything else. Standard output holds the answer and nothing else.
 """
@@ -10,9 +10,12 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 
 from sidecar import __version__
+from sidecar.config import load, load_access
 from sidecar.errors import EXIT_CLEAN, EXIT_OTHER, SidecarError
+from sidecar.logs import Redactor
 
 _INTERRUPTED = 130  # what a shell expects after SIGINT
 
@@ -42,35 +45,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["demo"]:  # it has options of its own
-        from sidecar.demo import demo
-
-        return int(demo.run(arguments[1:]))
+        return _call("sidecar.demo.demo", arguments[1:])
     options = _parser().parse_args(arguments or ["run"])
-    environ = os.environ
     if options.command == "status":
-        from sidecar.config import load_access
-        from sidecar.ops import status_cli
-
-        return status_cli.run(load_access(environ), options.json)
-
-    from sidecar.config import load
-
-    settings = load(environ)
+        return _call("sidecar.ops.status_cli", load_access(os.environ), options.json)
+    settings = load(os.environ)
     if options.command == "check":
-        from sidecar.ops import check
-
-        return check.run(settings, environ)
+        return _call("sidecar.ops.check", settings, os.environ)
     if options.command == "journal":
-        from sidecar.journal import inspect
-
-        return int(inspect.run(settings, options.what, options))
+        return _call("sidecar.journal.inspect", settings, options.what, options)
     if options.command == "consumer":
-        from sidecar.ops import consumer_cli
+        return _call("sidecar.ops.consumer_cli", settings, options.name, offset=options.offset, stream=options.stream)
+    return _call("sidecar.app", settings)
 
-        return int(consumer_cli.run(settings, options.name, offset=options.offset, stream=options.stream))
-    from sidecar import app
 
-    return int(app.run(settings))
+def _call(module: str, *arguments: object, **named: object) -> int:
+    """Imports a command's module and calls its `run`, which returns the exit code."""
+    return int(import_module(module).run(*arguments, **named))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,8 +112,6 @@ def _natural(text: str) -> int:
 
 def _redacted(text: str) -> str:
     """Without what looks like a secret, and without the environment's own, whether or not they could be loaded."""
-    from sidecar.logs import Redactor
-
     tokens = ("SIDECAR_UPSTREAM_TOKEN", "SIDECAR_LOCAL_TOKEN")
     return Redactor(os.environ.get(name, "").strip() for name in tokens)(text)
 
