@@ -82,9 +82,6 @@ class CableUpstream:
                 self.pending[sub] = list(ids)
             case ev.LinkClosed():
                 self.links.pop(event.link, None)
-                for seen in self.awaits.values():
-                    for one in seen:
-                        one.awaited.pop(event.link, None)
                 return [self._dial(event.link[0])]
             case ev.FramesReceived():
                 return [a for frame in event.frames for a in self._frame(moment, event.link, frame)]
