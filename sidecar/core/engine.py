@@ -45,6 +45,7 @@ class Flight(msgspec.Struct):
     tickets: list[tuple[str, str, list[bool]]] = []
     gaps: list[act.RecordGap] = []
     down: list[tuple[str, act.Commit]] = []
+    probe: bool = False
 
 
 class GapRow(msgspec.Struct):
@@ -195,9 +196,9 @@ class Engine:
             self._down = flight.down + self._down
             self._fail(error)
         else:
-            if self.paused:
+            if flight.probe:
                 self._resume()
-            else:
+            elif not self.paused:
                 self.admission.committed(flight.fresh)
                 for gap in flight.gaps:
                     self._tell_gap(gap)
@@ -253,7 +254,7 @@ class Engine:
                 if self.strict:
                     raise
                 self._broken(owner, account, event)
-        if self._flying is None and not self.paused and (self._open or self._tickets or self._fresh or self._flush_due):
+        if self._flying is None and (self._open or self._tickets or self._fresh or self._flush_due):
             self._flush()
 
     def _broken(self, owner: str, account: Account | None, event: ev.Input) -> None:
@@ -300,7 +301,7 @@ class Engine:
 
     def _flush(self) -> None:
         """Give the journal the next batch, unless one is under way."""
-        if self._flying is not None or self.paused:
+        if self._flying is not None:
             return
         batch, self._open = self._open, Batch()
         fresh = self.admission.close_batch(batch)
@@ -326,7 +327,7 @@ class Engine:
             self.ports.count("admission_pauses")
         self.paused = str(error) or type(error).__name__
         self._open = Batch()
-        self._tickets, self._gap_ops, self._fresh = [], [], False
+        self._tickets, self._gap_ops, self._fresh, self._flush_due = [], [], False, False
         for account in list(self.accounts.by_name.values()):
             self.accounts.stop(account)
         if self._slow:
@@ -335,14 +336,16 @@ class Engine:
         self.ports.start_timer(("engine", "retry"), RETRY_S)
 
     def _retry(self) -> None:
-        """Try the journal with a small write: receipts, and a probe that counts as growth."""
-        if self._flying is not None or not self.paused:
+        """Try the journal with a small write that counts as growth. (Receipts go on in batches of their own, into the headroom.)"""
+        if not self.paused:
+            return
+        self.ports.start_timer(("engine", "retry"), RETRY_S)
+        if self._flying is not None:
             return
         batch = Batch()
-        self.courier.put_cursors(batch)
         batch.put(Table.STATE, layout.state_key("engine", "probe"), b"1")
         batch.admits = True
-        self._flying = Flight()
+        self._flying = Flight(probe=True)
         self.ports.prune()
         self.ports.write(batch)
 

@@ -1,0 +1,162 @@
+"""`sidecar run`: puts the parts together, starts them in order and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from typing import Any
+
+from aiohttp import web
+
+from sidecar import __version__, logs
+from sidecar.config import Settings
+from sidecar.core.engine import Engine
+from sidecar.dialects.registry import dialect as find_dialect
+from sidecar.downstream.guard import Guard
+from sidecar.downstream.native import NativeHalf
+from sidecar.downstream.passthrough import RUNNER_OPTIONS
+from sidecar.downstream.server import Server
+from sidecar.driver import Driver
+from sidecar.errors import ListenFailed
+from sidecar.journal.store import Store
+from sidecar.journal.writer import Writer
+from sidecar.ops.counters import Counters
+from sidecar.ops.pages import Pages
+from sidecar.upstream.http import UpstreamHttp
+
+log = logging.getLogger("sidecar")
+POLL_S = 0.02
+
+
+class Sidecar:
+    """One running sidecar. `start` raises SidecarError with its mend; `url` holds from then on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.url = ""
+        self.counters = Counters()
+        self.store: Store
+        self.writer: Writer
+        self.driver: Driver
+        self.engine: Engine
+        self.server: Server
+        self._runner: web.ServerRunner | None = None
+
+    async def start(self) -> None:
+        """Open the journal, listen, hold the upstream if a token is set."""
+        s = self.settings
+        dialect: Any = find_dialect(s.dialect)
+        self.store = Store.open(
+            s.data_dir,
+            dialect=s.dialect,
+            upstream=s.upstream,
+            durability=s.durability,
+            retention_bytes=s.retention_bytes,
+            retention_s=s.retention_s,
+            wall=time.time(),
+        )
+        try:
+            self.writer = Writer(self.store, asyncio.get_running_loop())
+            http = UpstreamHttp()
+            self.driver = Driver(s.upstream, self.writer, http, self.counters)
+            self.engine = Engine(
+                self.store,
+                self.driver,
+                upstream=lambda account, view: dialect.upstream(account, s, view),
+                downstream={"dialect": lambda view: dialect.downstream(s, view), "native": lambda view: NativeHalf(view)},
+                window=s.window,
+                capacity=s.dedupe_events,
+                retention_s=s.retention_s,
+                lost=bool(self.store.lost),
+                keyed_hash=self.store.hash_secret,
+            )
+            self.driver.engine = self.engine
+            guard = Guard(s.listen_host, s.allowed_hosts, s.allowed_origins, s.local_token)
+            pages = Pages(self)
+            self.server = Server(self.engine, self.driver, http, guard, s.upstream, _envelope(dialect), pages.handle)
+            await self._listen(s)
+        except BaseException:
+            await self._close()
+            raise
+        self.engine.start(s.upstream_token)
+
+    async def _listen(self, s: Settings) -> None:
+        self._runner = web.ServerRunner(web.Server(self.server.handle, **RUNNER_OPTIONS), handle_signals=False)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, s.listen_host, s.listen_port, shutdown_timeout=1.0)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ListenFailed(
+                f"cannot listen on {s.listen_host}:{s.listen_port}: {error.strerror or error}",
+                mend="set SIDECAR_LISTEN to a free host:port (port 0 picks one)",
+            ) from error
+        port = self._runner.addresses[0][1]
+        host = f"[{s.listen_host}]" if ":" in s.listen_host else s.listen_host
+        self.url = f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """A planned stop: wait at most SIDECAR_DRAIN_S for receipts, then say goodbye."""
+        deadline = time.monotonic() + self.settings.drain_s
+        self.engine.drain()
+        while not self.engine.drained() and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_S)
+        self.engine.close()
+        last = time.monotonic() + 2.0
+        while (self.driver.conns or not self.engine.drained()) and time.monotonic() < last:
+            await asyncio.sleep(POLL_S)
+        await self._close()
+
+    async def _close(self) -> None:
+        if hasattr(self, "driver"):
+            await self.driver.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if hasattr(self, "writer"):
+            await asyncio.get_running_loop().run_in_executor(None, self.writer.close)
+        self.store.close()
+
+
+def _envelope(dialect: Any) -> Any:
+    def unavailable(message: str) -> tuple[int, bytes, str]:
+        status, headers, body = dialect.unavailable(message)
+        return status, body, dict(headers)["Content-Type"]
+
+    return unavailable
+
+
+async def _serve(settings: Settings) -> int:
+    sidecar = Sidecar(settings)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopped.set)
+    await sidecar.start()
+    log.info(
+        f"listening on {sidecar.url}",
+        extra={"version": __version__, "dialect": settings.dialect, "upstream": settings.upstream, "data_dir": str(settings.data_dir)},
+    )
+    await stopped.wait()
+    log.info("stopping: waiting for receipts", extra={"at_most_s": settings.drain_s})
+    await sidecar.stop()
+    log.info("stopped")
+    return 0
+
+
+def run(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT. Returns the exit code; raises SidecarError (with its own) if it cannot start."""
+    logs.configure(settings)
+    return run_loop(_serve(settings))
+
+
+def run_loop(main: Any) -> int:
+    """asyncio.run on uvloop where it exists."""
+    if sys.platform != "win32":
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return int(runner.run(main))
+    return int(asyncio.run(main))

@@ -1,0 +1,165 @@
+"""A local connection: a WebSocket (or an SSE answer) to one client. Carries out the half's orders, tells what arrives.
+
+Frames are written straight to the transport, many in one write: no compression, no masking, so a server frame is a head and the
+payload (RFC 6455 section 5.2). What goes out is bounded by the session's window; a client that makes us answer without reading is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from sidecar.core import events as ev
+
+MAX_FRAME = 4 << 20
+MAX_OUT = 16 << 20
+CLOSE_S = 2.0
+DRAIN_POLL_S = 0.02
+
+Sink = Callable[[Any], None]
+
+
+def head(opcode: int, length: int) -> bytes:
+    """The head of an unmasked, unfragmented frame."""
+    first = 0x80 | opcode
+    if length < 126:
+        return bytes((first, length))
+    if length < 65536:
+        return bytes((first, 126)) + length.to_bytes(2, "big")
+    return bytes((first, 127)) + length.to_bytes(8, "big")
+
+
+def join_frames(frames: Sequence[bytes]) -> bytes:
+    """Frames as they go over the wire, in one piece."""
+    parts: list[bytes] = []
+    for frame in frames:
+        parts.append(head(2 if isinstance(frame, ev.Binary) else 1, len(frame)))
+        parts.append(frame)
+    return b"".join(parts)
+
+
+class Conn:
+    """One WebSocket conn, from its upgrade request on. The half decides: `decided` resolves to what to do with the request."""
+
+    def __init__(self, name: str, request: web.BaseRequest, sink: Sink) -> None:
+        self.name = name
+        self.request = request
+        self.decided: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._sink: Sink | None = sink
+        self._ws: web.WebSocketResponse | None = None
+        self._early: list[bytes] = []
+        self._frames: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
+        self._closing = False
+
+    # --- orders --------------------------------------------------------------------------------------------------------------
+
+    def decide(self, action: Any) -> None:
+        """Accept, Refuse or Tunnel; the first counts."""
+        if not self.decided.done():
+            self.decided.set_result(action)
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Send frames in order."""
+        self._put(join_frames(frames))
+
+    def ping(self, payload: bytes) -> None:
+        """Send a ping behind everything sent before."""
+        self._put(head(9, len(payload)) + payload)
+
+    def _put(self, data: bytes) -> None:
+        if self._ws is None:
+            self._early.append(data)
+            return
+        transport = self.request.transport
+        if transport is None or self._closing:
+            return
+        transport.write(data)
+        if transport.get_write_buffer_size() > MAX_OUT:
+            transport.abort()
+
+    def close(self, code: int | None, reason: str) -> None:
+        """Close with a code, or abort at once."""
+        if self._closing:
+            return
+        self._closing = True
+        if not self.decided.done():
+            self.decided.cancel()
+        transport = self.request.transport
+        if code is None:
+            if transport is not None:
+                transport.abort()
+        elif self._ws is not None:
+            self._loop.create_task(self._goodbye(self._ws, code, reason))
+
+    async def _goodbye(self, ws: web.WebSocketResponse, code: int, reason: str) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await ws.close(code=code, message=reason.encode()[:120])
+        except (TimeoutError, OSError, RuntimeError):
+            if self.request.transport is not None:
+                self.request.transport.abort()
+
+    def await_drain(self, token: str) -> None:
+        """Tell ConnDrained once the process holds nothing for this client any more."""
+        transport = self.request.transport
+        if transport is None or self._sink is None:
+            return
+        if self._ws is not None and transport.get_write_buffer_size() == 0:
+            self._loop.call_soon(self._say, ev.ConnDrained(self.name, token))
+        else:
+            self._loop.call_later(DRAIN_POLL_S, self.await_drain, token)
+
+    # --- life ------------------------------------------------------------------------------------------------------------------
+
+    async def run(self, subprotocol: str | None) -> web.StreamResponse:
+        """Complete the handshake and read until the end."""
+        ws = web.WebSocketResponse(
+            timeout=CLOSE_S,
+            autoping=False,
+            compress=False,
+            max_msg_size=MAX_FRAME,
+            decode_text=False,
+            protocols=(subprotocol,) if subprotocol else (),
+        )
+        await ws.prepare(self.request)
+        self._ws = ws
+        if self._early:
+            self._put(b"".join(self._early))
+            self._early.clear()
+        code: int | None = None
+        try:
+            code = await self._read(ws)
+        finally:
+            self._flush()
+            self._say(ev.ConnClosed(self.name, code))
+            self._sink = None
+        return ws
+
+    async def _read(self, ws: web.WebSocketResponse) -> int | None:
+        while True:
+            message = await ws.receive()
+            kind, data = message.type, message.data
+            if kind in (WSMsgType.TEXT, WSMsgType.BINARY):
+                if not self._frames:
+                    self._loop.call_soon(self._flush)
+                self._frames.append(data if kind is WSMsgType.TEXT else ev.Binary(data))
+            elif kind is WSMsgType.PONG:
+                self._flush()
+                self._say(ev.ConnPong(self.name, bytes(data)))
+            elif kind is WSMsgType.PING:
+                self._put(head(10, len(data)) + bytes(data))
+            else:
+                return ws.close_code
+
+    def _flush(self) -> None:
+        if self._frames:
+            frames, self._frames = self._frames, []
+            self._say(ev.ConnFrames(self.name, frames))
+
+    def _say(self, event: Any) -> None:
+        if self._sink is not None:
+            self._sink(event)

@@ -1,0 +1,168 @@
+"""The local port: every request passes the guard, then goes to `/_sidecar/`, to a half as a conn, or to the upstream as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from typing import Any
+
+from aiohttp import web
+
+from sidecar.core import actions as act
+from sidecar.core import events as ev
+from sidecar.core.engine import Engine
+from sidecar.downstream.conn import Conn
+from sidecar.downstream.guard import Guard, is_own, refusal_response
+from sidecar.downstream.passthrough import forward, raw_headers, raw_target
+from sidecar.downstream.relayed import reply
+from sidecar.downstream.tunnel import tunnel, wants_websocket
+from sidecar.driver import Driver
+from sidecar.upstream.http import UpstreamHttp
+
+log = logging.getLogger("sidecar")
+
+
+class Server:
+    """Dispatches requests. `own`: handles what lies under /_sidecar/ (sidecar.ops.pages); `unavailable`: the dialect's envelope."""
+
+    def __init__(self, engine: Engine, driver: Driver, http: UpstreamHttp, guard: Guard, base: str, unavailable: Any, own: Any) -> None:
+        self.engine = engine
+        self.driver = driver
+        self.http = http
+        self.guard = guard
+        self.base = base
+        self.unavailable = unavailable
+        self.own = own
+        self.tunnels: dict[str, str] = {}
+        self._serial = itertools.count(1)
+        self._told: set[str] = set()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request, from its head on."""
+        refusal = self.guard.inspect(request)
+        if refusal is not None:
+            return refusal_response(refusal)
+        target = raw_target(request)
+        if is_own(target):
+            response: web.StreamResponse = await self.own(request, self)
+            return response
+        if wants_websocket(request):
+            return await self.websocket(request, "dialect")
+        return await self._exchange(request)
+
+    def head(self, request: web.BaseRequest) -> ev.Head:
+        """The request's head for a half."""
+        return ev.Head(request.method, raw_target(request), raw_headers(request), request.host)
+
+    async def websocket(self, request: web.BaseRequest, half: str) -> web.StreamResponse:
+        """A WebSocket upgrade, decided by a half."""
+        name = f"c{next(self._serial)}"
+        owner = "down:" + half
+        conn = Conn(name, request, lambda event: self.engine.feed(owner, event))
+        self.driver.conns[name] = conn
+        try:
+            self.engine.feed(owner, ev.ConnOpened(name, self.head(request)))
+            decision = await self._decision(conn, request, owner)
+            if isinstance(decision, act.Accept):
+                return await conn.run(decision.subprotocol)
+            if isinstance(decision, act.Tunnel):
+                return await self._tunnel(request, name)
+            if isinstance(decision, act.Refuse):
+                response = await reply(request, decision.status, "", decision.headers, decision.body)
+                response.force_close()
+                return response
+            return await reply(request, 503, "", [], b"")
+        finally:
+            self.driver.conns.pop(name, None)
+
+    async def _decision(self, conn: Conn, request: web.BaseRequest, owner: str) -> Any:
+        """What the half decides; a client that goes away while it waits is told to the half as closed."""
+        try:
+            while not conn.decided.done():
+                await asyncio.wait((conn.decided,), timeout=1.0)
+                if request.transport is None or request.transport.is_closing():
+                    break
+            if conn.decided.done() and not conn.decided.cancelled():
+                return conn.decided.result()
+        except asyncio.CancelledError:
+            self.engine.feed(owner, ev.ConnClosed(conn.name, None))
+            raise
+        self.engine.feed(owner, ev.ConnClosed(conn.name, None))
+        return None
+
+    async def _tunnel(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
+        path = raw_target(request).partition("?")[0]
+        if path not in self._told:
+            self._told.add(path)
+            log.warning("socket is only tunnelled: its messages are not protected", extra={"path": path})
+        self.tunnels[name] = path
+        try:
+            return await tunnel(request, self.http, self.base, unavailable=self.unavailable)
+        finally:
+            del self.tunnels[name]
+
+    async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Plain HTTP: the half says where it goes; its answer streams through."""
+        name = f"x{next(self._serial)}"
+        exchange = Exchange()
+        self.driver.conns[name] = exchange
+        head = self.head(request)
+        try:
+            self.engine.feed("down:dialect", ev.HttpRequested(name, head))
+            decision = await exchange.decided
+            if isinstance(decision, act.Respond):
+                return await reply(request, decision.status, "", decision.headers, decision.body)
+            return await self._forward(request, head, name, decision)
+        finally:
+            self.driver.conns.pop(name, None)
+
+    async def _forward(self, request: web.BaseRequest, head: ev.Head, name: str, route: act.Route) -> web.StreamResponse:
+        def tap(asked: bytes | None, status: int, answered: bytes | None) -> None:
+            self.engine.feed("down:dialect", ev.ExchangeSeen(name, head, answered or b"", status))
+
+        async def hold(body: bytes | None) -> None:
+            released = self.driver.held[route.hold] = asyncio.Event()
+            try:
+                self.engine.feed("down:dialect", ev.ExchangeSeen(name, head, body or b""))
+                await released.wait()
+            finally:
+                del self.driver.held[route.hold]
+
+        return await forward(
+            request,
+            self.http,
+            route.base or self.base,
+            unavailable=self.unavailable,
+            target=route.target,
+            tap=tap if route.tap else None,
+            hold=hold if route.hold else None,
+        )
+
+
+class Exchange:
+    """One plain HTTP exchange while its half decides."""
+
+    def __init__(self) -> None:
+        self.decided: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def decide(self, action: Any) -> None:
+        """Respond or Route; the first counts."""
+        if not self.decided.done():
+            self.decided.set_result(action)
+
+    def send(self, frames: Any) -> None:
+        """No conn: nothing to send on."""
+
+    def ping(self, payload: bytes) -> None:
+        """No conn: nothing to ping."""
+
+    def await_drain(self, token: str) -> None:
+        """No conn: nothing to drain."""
+
+    def close(self, code: int | None, reason: str) -> None:
+        """The half failed: answer as unreachable."""
+        if not self.decided.done():
+            with contextlib.suppress(asyncio.InvalidStateError):
+                self.decided.set_result(act.Respond("", 502))
