@@ -1,0 +1,311 @@
+"""Reading the journal: what the engine's JournalView wants, shared by the running sidecar and `sidecar journal`.
+
+Every call is a short read transaction of its own (architecture invariant 7). Records come back one by one, although on disk they
+lie in blocks (see blocks.py); a block that is not what was written is an error that names stream and offsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lmdb
+import msgspec
+
+from sidecar.core.layout import SCHEMA, StreamRow, Table, pack_pair, pack_u32, unpack_pair
+from sidecar.errors import DataDirForeign, JournalDamaged, JournalError
+from sidecar.journal import blocks
+
+LIB = 0
+"""The LMDB engine, by major version: 0 is the 0.9 file format, the one that pages.py reads. The binding carries both."""
+DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
+NAMES = {table: table.name.lower().encode() for table in Table}
+
+T = TypeVar("T")
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What the journal takes, in bytes: all pages in use, those of records, the quota and what admission may use of it, the file's
+    extent; `free_pages`: pages of the file that are not in use; `blocks`: rows of the records table."""
+
+    used: int
+    records: int
+    quota: int
+    limit: int
+    file: int
+    free_pages: int
+    page_size: int
+    blocks: int
+
+
+class RecordDamaged(JournalDamaged):
+    """Records `offset` to `last` of a stream cannot be read; those around them can."""
+
+    def __init__(self, stream: str, sid: int, offset: int, last: int, why: str) -> None:
+        super().__init__(f"journal: stream {stream!r}, records {offset} to {last} are damaged: {why}")
+        self.sid = sid
+        self.offset = offset
+        self.last = last
+
+
+def lmdb_open(path: Path, *, map_size: int = 0, sync: bool = True, readonly: bool = False, create: bool = False) -> Any:
+    """The LMDB environment of a journal file, with the one set of options that is used for it."""
+    return lmdb.open(
+        str(path),
+        map_size=max(map_size, 1 << 20),
+        subdir=False,
+        readonly=readonly,
+        sync=sync,
+        metasync=sync,
+        create=create,
+        mode=0o600,
+        max_dbs=len(Table),
+        max_readers=126,
+        max_spare_txns=4,
+        readahead=True,
+        lib_version=LIB,
+    )
+
+
+class Reads:
+    """Reading, as the engine's JournalView wants it; the running sidecar and `sidecar journal` share it."""
+
+    epoch: str
+    _env: Any
+    _db: dict[Table, Any]
+
+    def _read(self, work: Callable[[Any], T]) -> T:
+        """Carry out `work(transaction)` in a read transaction of its own. Values are memoryviews: copy what leaves it."""
+        try:
+            with self._env.begin(buffers=True) as txn:
+                return work(txn)
+        except DAMAGE as error:
+            raise JournalDamaged(f"the journal is damaged: {error}") from error
+        except lmdb.Error as error:
+            raise JournalError(f"the journal cannot be read: {error}") from error
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """The row's value, None if absent. Raises JournalDamaged (RecordDamaged for a record)."""
+        if table is Table.RECORDS:
+            found = self._record_at_or_before(key)
+            return found[1] if found is not None and found[0] == key else None
+
+        def work(txn: Any) -> bytes | None:
+            value = txn.get(key, db=self._db[table])
+            return None if value is None else bytes(value)
+
+        return self._read(work)
+
+    def floor(self, table: Table, key: bytes) -> tuple[bytes, bytes] | None:
+        """The row with the greatest key <= `key`, None if there is none. Raises JournalDamaged."""
+        if table is Table.RECORDS:
+            return self._record_at_or_before(key)
+
+        def work(txn: Any) -> tuple[bytes, bytes] | None:
+            cursor = txn.cursor(self._db[table])
+            return (bytes(cursor.key()), bytes(cursor.value())) if _at_or_before(cursor, key) else None
+
+        return self._read(work)
+
+    def ceiling(self, table: Table, key: bytes) -> tuple[bytes, bytes] | None:
+        """The row with the smallest key >= `key`, None if there is none. Raises JournalDamaged."""
+        if table is Table.RECORDS:
+            return self._record_at_or_after(key)
+
+        def work(txn: Any) -> tuple[bytes, bytes] | None:
+            cursor = txn.cursor(self._db[table])
+            return (bytes(cursor.key()), bytes(cursor.value())) if cursor.set_range(key) else None
+
+        return self._read(work)
+
+    def scan(self, table: Table, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """All rows under a prefix in key order, read in one go. Raises JournalDamaged."""
+
+        def work(txn: Any) -> list[tuple[bytes, bytes]]:
+            rows: list[tuple[bytes, bytes]] = []
+            cursor = txn.cursor(self._db[table])
+            if not (cursor.set_range(prefix) if prefix else cursor.first()):
+                return rows
+            for key, value in cursor.iternext():
+                if key[: len(prefix)] != prefix:
+                    break
+                rows.append((bytes(key), bytes(value)))
+            return rows
+
+        rows = self._read(work)
+        if table is not Table.RECORDS:
+            return iter(rows)
+        flat = []
+        for key, block in rows:
+            sid, first = unpack_pair(key)
+            self._intact(key, block)
+            flat += [(pack_pair(sid, first + i), value) for i, value in enumerate(blocks.records(block))]
+        return iter(flat)
+
+    def read(self, sid: int, after: int, count: int, size: int) -> list[tuple[int, bytes]]:
+        """Records of a stream with offset > after, in order: at most `count`, and about `size` bytes, but at least one.
+
+        Raises RecordDamaged if the first of them is damaged (else what comes before the damage is returned)."""
+
+        def work(txn: Any) -> tuple[list[tuple[int, bytes]], tuple[bytes, str] | None]:
+            rows: list[tuple[int, bytes]] = []
+            taken = 0
+            cursor = txn.cursor(self._db[Table.RECORDS])
+            wanted = pack_pair(sid, after + 1)
+            here = _at_or_before(cursor, wanted) and unpack_pair(cursor.key())[0] == sid
+            if not here and not cursor.set_range(wanted):
+                return rows, None
+            while len(rows) < count and taken < size:
+                key, block = bytes(cursor.key()), cursor.value()
+                at, first = unpack_pair(key)
+                if at != sid:
+                    break
+                expected = rows[-1][0] + 1 if rows else first
+                try:
+                    blocks.check(key, block)
+                    if first != expected:
+                        raise ValueError(f"records {expected} to {first - 1} are missing")
+                except ValueError as why:
+                    return rows, (key, str(why))
+                start = max(0, after + 1 - first)
+                for i, value in enumerate(blocks.records(block, start, start + count - len(rows)), first + start):
+                    rows.append((i, value))
+                    taken += len(value)
+                    if taken >= size:
+                        break
+                if not cursor.next():
+                    break
+            return rows, None
+
+        rows, damage = self._read(work)
+        if damage is not None and not rows:
+            raise self._damaged(*damage)
+        return rows
+
+    def _record_at_or_before(self, key: bytes) -> tuple[bytes, bytes] | None:
+        def work(txn: Any) -> tuple[bytes, bytes] | None:
+            cursor = txn.cursor(self._db[Table.RECORDS])
+            return (bytes(cursor.key()), bytes(cursor.value())) if _at_or_before(cursor, key) else None
+
+        row = self._read(work)
+        return None if row is None else self._pick(row, key)
+
+    def _record_at_or_after(self, key: bytes) -> tuple[bytes, bytes] | None:
+        def work(txn: Any) -> list[tuple[bytes, bytes]]:
+            cursor = txn.cursor(self._db[Table.RECORDS])
+            near = []
+            if _at_or_before(cursor, key):
+                near.append((bytes(cursor.key()), bytes(cursor.value())))
+            if cursor.set_range(key):
+                near.append((bytes(cursor.key()), bytes(cursor.value())))
+            return near
+
+        for row in self._read(work):
+            found = self._pick(row, max(key, row[0]))
+            if found[0] >= key:
+                return found
+        return None
+
+    def _pick(self, row: tuple[bytes, bytes], key: bytes) -> tuple[bytes, bytes]:
+        """The record of a block with this key, or else its last."""
+        number = self._intact(*row)
+        sid, first = unpack_pair(row[0])
+        wanted, offset = unpack_pair(key)
+        index = min(number - 1, offset - first if wanted == sid else number - 1)
+        return pack_pair(sid, first + index), blocks.records(row[1], index, index + 1)[0]
+
+    def _intact(self, key: bytes, block: bytes) -> int:
+        try:
+            return blocks.check(key, block)
+        except ValueError as why:
+            raise self._damaged(key, str(why)) from why
+
+    def _damaged(self, key: bytes, why: str) -> RecordDamaged:
+        """The error for a damaged block: its records reach to the next block, or are at least its first."""
+        sid, first = unpack_pair(key)
+
+        def work(txn: Any) -> int:
+            cursor = txn.cursor(self._db[Table.RECORDS])
+            if cursor.set_range(pack_pair(sid, first + 1)):
+                at, after = unpack_pair(cursor.key())
+                if at == sid:
+                    return int(after) - 1
+            return int(first)
+
+        return RecordDamaged(self.stream_name(sid), sid, first, self._read(work), why)
+
+    def stream_name(self, sid: int) -> str:
+        """The name of a stream, `#<id>` if it is not registered."""
+        for key, value in self.scan(Table.STREAMS, b"s"):
+            try:
+                if msgspec.json.decode(value, type=StreamRow).sid == sid:
+                    return key[1:].decode("utf-8", "replace")
+            except msgspec.DecodeError:
+                continue
+        return f"#{sid}"
+
+    def streams_with_records(self) -> list[int]:
+        """The ids of all streams that have records."""
+
+        def work(txn: Any) -> list[int]:
+            found: list[int] = []
+            cursor = txn.cursor(self._db[Table.RECORDS])
+            more = cursor.first()
+            while more:
+                sid = unpack_pair(cursor.key())[0]
+                found.append(sid)
+                more = sid < 0xFFFFFFFF and cursor.set_range(pack_u32(sid + 1))
+            return found
+
+        return self._read(work)
+
+    def usage(self) -> Usage:
+        """What the journal takes now (page counts of the last commit)."""
+
+        def work(txn: Any) -> tuple[int, int, int]:
+            stats = {table: txn.stat(db) for table, db in self._db.items()}
+            each = {t: s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for t, s in stats.items()}
+            main = txn.stat()
+            used = 2 + main["branch_pages"] + main["leaf_pages"] + main["overflow_pages"] + sum(each.values())
+            return used, each[Table.RECORDS], stats[Table.RECORDS]["entries"]
+
+        used, records, entries = self._read(work)
+        page: int = self._env.stat()["psize"]
+        extent = self._env.info()["last_pgno"] + 1
+        quota, limit = self._bounds()
+        return Usage(used * page, records * page, quota, limit, extent * page, extent - used, page, entries)
+
+    def _bounds(self) -> tuple[int, int]:
+        return 0, 0
+
+
+def _at_or_before(cursor: Any, key: bytes) -> bool:
+    """Move to the greatest key <= `key`."""
+    if cursor.set_range(key):
+        return bool(cursor.key() == key or cursor.prev())
+    return bool(cursor.last())
+
+
+def read_meta(journal: Reads) -> dict[str, str]:
+    """The META rows as text. Raises JournalDamaged."""
+    try:
+        return {key.decode(): value.decode() for key, value in journal.scan(Table.META)}
+    except UnicodeDecodeError as error:
+        raise JournalDamaged(f"table meta: {error}") from error
+
+
+def check_meta(meta: dict[str, str], dialect: str, upstream: str, path: Path) -> None:
+    """Is this journal complete, ours to read, and of this dialect and upstream? Raises DataDirForeign, JournalDamaged."""
+    schema = meta.get("schema", "")
+    if not schema.isdecimal() or not meta.get("epoch") or "dialect" not in meta or "upstream" not in meta:
+        raise JournalDamaged("table meta: schema, epoch, dialect or upstream is missing")
+    if int(schema) > SCHEMA:
+        raise DataDirForeign(
+            f"the journal in {path} has schema {schema}; this sidecar knows {SCHEMA}",
+            mend="run the newer sidecar that wrote it, or set SIDECAR_DATA_DIR to another directory",
+        )
+    if (meta["dialect"], meta["upstream"]) != (dialect, upstream):
+        raise DataDirForeign(
+            f"the data directory {path} belongs to {meta['dialect']} at {meta['upstream']}, not to {dialect} at {upstream}"
+        )
