@@ -219,9 +219,12 @@ class Store(Reads):
         """Commit a batch: all of it, durably, or nothing of it.
 
         Raises JournalFull (quota or disk; heals by itself when there is room again), JournalDamaged, JournalError; ValueError if a
-        record is put at or below its stream's head. After any error what is durable is what reads give."""
+        record is put at or below its stream's head, deleted or dropped (retention alone removes records). After any error
+        what is durable is what reads give."""
         cuts = blocks.cut(batch.puts.get(Table.RECORDS, ()))
         moved = self._heads.check(cuts)
+        if any(table is Table.RECORDS for table, _ in batch.deletes) or any(t is Table.RECORDS for t, *_ in batch.drops):
+            raise ValueError("records are removed by retention alone")
         size = batch.bytes or sum(len(k) + len(v) for rows in batch.puts.values() for k, v in rows)
         if batch.admits:
             self._admit(size)
@@ -233,8 +236,6 @@ class Store(Reads):
             for table, low, high in batch.drops:
                 _drop(txn, self._db[table], low, high)
             for table, key in batch.deletes:
-                if table is Table.RECORDS:
-                    raise ValueError("single records are not deleted: prune, or drop whole blocks")
                 txn.delete(key, db=self._db[table])
             for table, rows in batch.puts.items():
                 if table is not Table.RECORDS:
@@ -248,14 +249,8 @@ class Store(Reads):
         self._write(work, spend_reserve=not batch.admits)
         self._heads.last.update(moved)
         self._since += size
-        if batch.drops:
-            self._reload_heads(batch)
-        if any(table is Table.META for table, _ in batch.deletes) and self.get(Table.META, b"lost") is None:
+        if self.lost is not None and (Table.META, b"lost") in batch.deletes:
             self.lost = None
-
-    def _reload_heads(self, batch: Batch) -> None:
-        if any(table is Table.RECORDS for table, _, _ in batch.drops):
-            self._heads.last = {sid: head for sid, head in self._heads.last.items() if sid in set(self.streams_with_records())}
 
     def _admit(self, size: int) -> None:
         """Refuse to grow beyond the quota's headroom. Counts pages only when the last count is too old to tell."""
