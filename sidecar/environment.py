@@ -6,6 +6,7 @@ dialects; this module knows only the rules that hold for all of them.
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
@@ -68,16 +69,22 @@ class Reader:
         except OSError as error:
             self.wrong(name, f"names a file that cannot be read, {shown}: {error.strerror}", "name a file this user may read")
             return None
-        with os.fdopen(handle, "rb") as file:
-            status = os.fstat(file.fileno())
+        try:
+            status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 self.wrong(name, f"does not name a regular file: {shown}", "name a file that holds the token alone")
                 return None
             if status.st_mode & 0o077:
                 mode = f"{stat.S_IMODE(status.st_mode):04o}"
-                self.wrong(name, f"names a file that others may access, {shown} (mode {mode})", f"chmod 600 {path}")
+                text = f"names a file that others may access, {shown} (mode {mode})"
+                self.wrong(name, text, f"chmod 600 {shlex.quote(path)}")
                 return None
-            content = file.read(_SECRET_FILE_MAX + 1)
+            content = os.read(handle, _SECRET_FILE_MAX + 1)
+        except OSError as error:
+            self.wrong(name, f"names a file that cannot be read, {shown}: {error.strerror}", "name another file")
+            return None
+        finally:
+            os.close(handle)
         text = content.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
         if not text.strip() or len(content) > _SECRET_FILE_MAX:
             what = "an empty file" if not text.strip() else "a file too large for a token"

@@ -17,17 +17,18 @@ import msgspec
 
 REDACTED: Final = "[redacted]"
 
-# Each keeps the groups before the secret, so that a reader sees what stood there.
+# Each keeps the group before the secret, so that a reader sees what stood there. In this order: the first takes a whole
+# value, what is left is found by its own looks (no word boundary before them: `%3Dat_live_...` is one, too).
 _LOOKS_SECRET: Final = (
-    re.compile(r"((?:at|rk|ot|nt)_live_)[\w-]+"),
-    re.compile(r"(\bfak_)[\w-]+"),
-    re.compile(r"(\b(?:bearer|basic)(?:\s+|%20|\+))(?!\[redacted\])[^\s\"',;&]+", re.IGNORECASE),
-    re.compile(r"(\bbot\s+)[\w-]{20,}\.[\w.-]+", re.IGNORECASE),
     re.compile(
         r"([\w-]*(?:token|secret|password|api_?key|authorization)(?:=|%3d|\\*[\"']\s*[:=]\s*\\*[\"']))"
         r"(?!(?:bearer|basic)\b|\[redacted\])[^\s&\"'\\#,;)}\]]+",
         re.IGNORECASE,
     ),
+    re.compile(r"((?:at|rk|ot|nt)_live_)[\w-]+"),
+    re.compile(r"(\bfak_)[\w-]+"),
+    re.compile(r"(\b(?:bearer|basic)(?:\s+|%20|\+))(?!\[redacted\])[^\s\"',;&]+", re.IGNORECASE),
+    re.compile(r"(\bbot\s+)[\w-]{20,}\.[\w.-]+", re.IGNORECASE),
     re.compile(r"(\w://)[^\s/@\"']+(?=@)"),
     re.compile(r"()\beyJ[\w-]{8,}\.[\w-]+\.[\w-]+"),
 )
@@ -135,7 +136,8 @@ class JsonFormatter(logging.Formatter):
             name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
             for name, value in _members(record).items()
         }
-        return msgspec.json.encode(members).decode()
+        # Line separators beyond ASCII are legal in JSON, but some readers end a line there.
+        return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", msgspec.json.encode(members).decode())
 
 
 def configure(settings: _LogSettings, stream: TextIO | None = None) -> None:
