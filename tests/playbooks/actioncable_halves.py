@@ -143,6 +143,7 @@ class CableDownstream:
         self.view = view
         self.pending: dict[str, list[str]] = {}
         self.confirmed: set[str] = set()
+        self.tokens: dict[str, str] = {}
         self.wanted: dict[str, tuple[str, str, bytes]] = {}  # session: conn, sub, the client's identifier bytes
 
     def handle(self, moment: Moment, event: Input) -> Sequence[Action]:
@@ -151,7 +152,8 @@ class CableDownstream:
                 self.pending = {k.removeprefix("pending/"): loads(v) for k, v in event.state.items()}
             case ev.ConnOpened():
                 welcome = [act.Accept(event.conn, "actioncable-v1-json"), act.SendConn(event.conn, [b'{"type":"welcome"}'])]
-                return [*welcome, act.Own(ACCOUNT, event.head.target.partition("token=")[2])]
+                self.tokens[event.conn] = event.head.target.partition("token=")[2]
+                return [*welcome, act.Own(ACCOUNT, self.tokens[event.conn])]
             case ev.ConnFrames():
                 return [a for frame in event.frames for a in self._command(event.conn, loads(frame, type=Frame))]
             case ev.MessageFromUpstream(message="started"):
@@ -185,7 +187,7 @@ class CableDownstream:
         sub = canonical(identifier)
         session = f"{conn}/{len(self.wanted)}"
         self.wanted[session] = (conn, sub, identifier)
-        ask = [act.Own(ACCOUNT, "", streams=[sub]), act.Tell(("subscribe", sub, identifier), ACCOUNT)]
+        ask = [act.Own(ACCOUNT, self.tokens[conn], streams=[sub]), act.Tell(("subscribe", sub, identifier), ACCOUNT)]
         return self._confirm(session) if sub in self.confirmed else ask
 
     def _confirm(self, session: str) -> list[Action]:
