@@ -124,12 +124,5 @@ class Dialer:
             raise OSError(0, f"the proxy refused with {status.code}")
         if origin.scheme != "https":
             return link
-        # StreamWriter.start_tls of Python 3.11 leaves the reader's flow control on the raw transport: a pair of its own.
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=BUFFER)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        transport = await loop.start_tls(link.writer.transport, protocol, self.tls(), server_hostname=origin.host)
-        if transport is None:
-            raise OSError(0, "connection lost during the TLS handshake")
-        protocol.connection_made(transport)
-        return Connection(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+        await link.writer.start_tls(self.tls(), server_hostname=origin.host)
+        return link

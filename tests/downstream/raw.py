@@ -98,7 +98,7 @@ async def upstream(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIter
             tasks.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls, limit=1 << 22)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls, limit=1 << 18)
     shown = Upstream(server.sockets[0].getsockname()[1], "https" if tls else "http")
     try:
         yield shown
@@ -114,7 +114,7 @@ async def upstream(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIter
 
 @contextlib.asynccontextmanager
 async def agent(port: int) -> AsyncIterator[Peer]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 18)
     try:
         yield Peer(reader, writer)
     finally:
@@ -154,5 +154,5 @@ async def proxied(serve: Serve, http: UpstreamHttp | None = None, **options: obj
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition, at most DEADLINE_S."""
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (any condition, not only an event's)
             await asyncio.sleep(0.005)
