@@ -41,6 +41,7 @@ class Directory:
         self.path = path
         self.journal = path / JOURNAL
         self._lock = -1
+        self._keep_mark = False
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -72,6 +73,7 @@ class Directory:
 
     def condemn(self, reason: str) -> None:
         """Leave word that the journal is damaged, so that the next start sets it aside. Never raises."""
+        self._keep_mark = True
         with suppress(OSError):
             self._write(MARK, f"damaged: {reason}".encode())
 
@@ -152,7 +154,7 @@ class Directory:
     def close(self, clean: bool) -> None:
         """Unlock. `clean`: the journal was closed in order."""
         if self._lock >= 0:
-            if clean:
+            if clean and not self._keep_mark:
                 with suppress(FileNotFoundError):
                     (self.path / MARK).unlink()
             os.close(self._lock)

@@ -7,6 +7,7 @@ and values stand for them, so `usage` and retention by bytes are alike in kind, 
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterator
 
@@ -206,6 +207,10 @@ class ModelStore:
     def hash_key(self) -> bytes:
         """The 32 bytes given."""
         return self._secret
+
+    def hash_secret(self, secret: str) -> str:
+        """As Store.hash_secret."""
+        return hashlib.blake2b(secret.encode(), digest_size=16, key=self._secret).hexdigest()
 
     def close(self, clean: bool = True) -> None:
         """Drop what is staged."""

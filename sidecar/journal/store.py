@@ -17,6 +17,8 @@ Within a batch the order is: drops, deletes, puts.
 from __future__ import annotations
 
 import errno
+import hashlib
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Collection
@@ -52,8 +54,9 @@ class Lost(msgspec.Struct, frozen=True):
     wall: float
 
 
-def quiet(level: str, text: str, fields: dict[str, Any]) -> None:
-    """An on_event that says nothing."""
+def log_event(level: str, text: str, fields: dict[str, Any]) -> None:
+    """The default on_event: one line in the process's log."""
+    logging.getLogger("sidecar.journal").log(logging.getLevelNamesMapping()[level.upper()], text, extra=fields)
 
 
 class Store(Reads):
@@ -74,7 +77,9 @@ class Store(Reads):
         self._db: dict[Table, Any] = {}
         self._used = 0
         self._since = 0
-        self._on_event: Event = quiet
+        self._refused = False
+        self._hash_key = b""
+        self._on_event: Event = log_event
 
     # --- open and close ----------------------------------------------------------------------------------------------------------
 
@@ -89,7 +94,7 @@ class Store(Reads):
         retention_bytes: int,
         retention_s: float,
         wall: float,
-        on_event: Event = quiet,
+        on_event: Event = log_event,
     ) -> Store:
         """Open or begin the journal in a directory. `wall`: Unix seconds; `on_event(level, text, fields)` is told what to log.
 
@@ -211,7 +216,13 @@ class Store(Reads):
 
     def hash_key(self) -> bytes:
         """The directory's 32 random bytes for keyed hashes of credentials. Raises DataDirError."""
-        return self.directory.hash_key()
+        if not self._hash_key:
+            self._hash_key = self.directory.hash_key()
+        return self._hash_key
+
+    def hash_secret(self, secret: str) -> str:
+        """A keyed hash of a credential, 32 hex digits: the only trace of it that may go to disk (architecture invariant 10)."""
+        return hashlib.blake2b(secret.encode(), digest_size=16, key=self.hash_key()).hexdigest()
 
     # --- writing -----------------------------------------------------------------------------------------------------------------
 
@@ -253,10 +264,14 @@ class Store(Reads):
             self.lost = None
 
     def _admit(self, size: int) -> None:
-        """Refuse to grow beyond the quota's headroom. Counts pages only when the last count is too old to tell."""
-        if self._used + 2 * (self._since + size) > self._limit or self._since > 16 * MIB:
+        """Refuse to grow beyond the quota's headroom. Counts pages only when the last count is too old to tell.
+
+        Once refused, nothing is admitted until there is some room again, lest admission flaps at the edge."""
+        if self._refused or self._used + 2 * (self._since + size) > self._limit or self._since > 16 * MIB:
             self._measure()
-            if self._used + size + size // 4 > self._limit:
+            edge = self._limit - retention.SLACK // 2 if self._refused else self._limit
+            self._refused = self._used + size + size // 4 > edge
+            if self._refused:
                 raise JournalFull(f"the journal uses {self._used >> 20} MiB of its quota of {self._quota >> 20} MiB")
 
     def _measure(self) -> Usage:

@@ -26,8 +26,8 @@ from sidecar.core.layout import Batch
 SWITCH_S = 0.0002
 
 Done = Callable[[BaseException | None], None]
-Pruned = Callable[[dict[int, int], BaseException | None], None]
-Rows = Callable[[list[tuple[int, bytes]], BaseException | None], None]
+Pruned = Callable[[dict[int, int] | BaseException], None]
+Rows = Callable[[list[tuple[int, bytes]] | BaseException], None]
 
 
 class Backing(Protocol):
@@ -65,6 +65,7 @@ class Writer:
         self._writing = False
         self._pruning = False
         self._closed = False
+        self._untold: dict[int, int] = {}
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
         self._writes = _Thread("journal-writer")
         self._reads = _Thread("journal-reader")
@@ -93,20 +94,22 @@ class Writer:
         self._writes.jobs.put(job)
 
     def submit_prune(self, wall: float, done: Pruned) -> None:
-        """Apply retention (`wall`: Unix seconds); `done({stream id: first offset kept}, error or None)` follows.
+        """Apply retention (`wall`: Unix seconds); `done({stream id: first offset kept} or error)` follows.
 
-        What was pruned before an error is told with it. If pruning is under way already, that one's answer stands for both, and
-        `done` is called at once from the loop with nothing. Raises RuntimeError after close()."""
+        If pruning is under way already, that one's answer stands for both and `done` gets an empty one. After an error, what was
+        pruned before it is told with the next answer. Raises RuntimeError after close()."""
         self._check_open()
         if self._pruning:
-            self._loop.call_soon(done, {}, None)
+            self._loop.call_soon(done, {})
             return
         self._pruning = True
-        kept: dict[int, int] = {}
+        kept, self._untold = self._untold, {}
 
         def finish(error: BaseException | None) -> None:
             self._pruning = False
-            done(kept, error)
+            if error is not None:
+                self._untold = kept
+            done(kept if error is None else error)
 
         def step() -> None:
             error: BaseException | None = None
@@ -124,19 +127,18 @@ class Writer:
         self._writes.jobs.put(step)
 
     def read(self, sid: int, after: int, count: int, size: int, done: Rows) -> None:
-        """Read records as Store.read does; `done(rows, error or None)` follows, in the order of the calls.
+        """Read records as Store.read does; `done(rows or error)` follows, in the order of the calls.
 
         Raises RuntimeError after close()."""
         self._check_open()
 
         def job() -> None:
-            rows: list[tuple[int, bytes]] = []
-            error: BaseException | None = None
+            result: list[tuple[int, bytes]] | BaseException
             try:
-                rows = self._store.read(sid, after, count, size)
+                result = self._store.read(sid, after, count, size)
             except Exception as raised:
-                error = raised
-            self._call(lambda: done(rows, error))
+                result = raised
+            self._call(lambda: done(result))
 
         self._reads.jobs.put(job)
 
