@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -71,7 +73,7 @@ class Sidecar:
                 capacity=s.dedupe_events,
                 retention_s=s.retention_s,
                 lost=bool(self.store.lost),
-                keyed_hash=self.store.hash_secret,
+                keyed_hash=_keyed_hash(self.store.hash_key()),
             )
             self.driver.engine = self.engine
             guard = Guard(s.listen_host, s.allowed_hosts, s.allowed_origins, s.local_token)
@@ -108,16 +110,21 @@ class Sidecar:
         last = time.monotonic() + 2.0
         while (self.driver.conns or not self.engine.drained()) and time.monotonic() < last:
             await asyncio.sleep(POLL_S)
-        await self._close()
+        await self._close(clean=True)
 
-    async def _close(self) -> None:
+    async def _close(self, clean: bool = False) -> None:
         if hasattr(self, "driver"):
             await self.driver.close()
         if self._runner is not None:
             await self._runner.cleanup()
         if hasattr(self, "writer"):
             await asyncio.get_running_loop().run_in_executor(None, self.writer.close)
-        self.store.close()
+        self.store.close(clean=clean)
+
+
+def _keyed_hash(key: bytes) -> Callable[[str], str]:
+    """What may stand on disk for a credential (invariant 10)."""
+    return lambda secret: hashlib.blake2b(secret.encode(), key=key[:64], digest_size=20).hexdigest()
 
 
 def _envelope(dialect: Any) -> Any:

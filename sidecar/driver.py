@@ -40,8 +40,10 @@ class JournalWriter(Protocol):
     """What the driver needs of the journal's owner thread (sidecar.journal.writer)."""
 
     def submit(self, batch: Batch, done: Callable[[BaseException | None], None]) -> None: ...
-    def submit_prune(self, wall: float, done: Callable[[Any], None]) -> None: ...
-    def read(self, sid: int, after: int, count: int, size: int, done: Callable[[Any], None]) -> None: ...
+    def submit_prune(self, wall: float, done: Callable[[dict[int, int], BaseException | None], None]) -> None: ...
+    def read(
+        self, sid: int, after: int, count: int, size: int, done: Callable[[list[tuple[int, bytes]], BaseException | None], None]
+    ) -> None: ...
 
 
 class Driver:
@@ -95,21 +97,20 @@ class Driver:
         self.writer.submit(batch, self.engine.written)
 
     def prune(self) -> None:
-        def done(result: Any) -> None:
-            if isinstance(result, BaseException):
-                log.error("journal: retention could not be applied", extra={"error": str(result)})
-            else:
-                self.engine.pruned(result)
+        def done(first: dict[int, int], error: BaseException | None) -> None:
+            if error is not None:
+                log.error("journal: retention could not be applied", extra={"error": str(error)})
+            self.engine.pruned(first)
 
         self.writer.submit_prune(time.time(), done)
 
     def read(self, session: str, sid: int, after: int, count: int, size: int) -> None:
-        def done(result: Any) -> None:
-            if isinstance(result, BaseException):
-                log.error("journal: read failed", extra={"error": str(result)})
-                self._loop.call_later(1.0, self.engine.records, session, [])
+        def done(rows: list[tuple[int, bytes]], error: BaseException | None) -> None:
+            if error is not None:
+                log.error("journal: read failed", extra={"error": str(error)})
+                self.engine.unreadable(session, error)
             else:
-                self.engine.records(session, result)
+                self.engine.records(session, rows)
 
         self.writer.read(sid, after, count, size, done)
 

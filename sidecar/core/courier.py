@@ -22,6 +22,7 @@ from sidecar.core.record import GAP, Gap, Record, decode
 TAIL_BYTES = 2 << 20
 QUIET_S = 1.0
 RECEIPT_S = 0.01
+REREAD_S = 1.0
 
 
 class Tail:
@@ -131,6 +132,7 @@ class Courier:
         consumer.sessions.remove(session)
         consumer.seen = moment.wall
         self.ports.cancel_timer(("quiet", name))
+        self.ports.cancel_timer(("reread", name))
         if consumer.name:
             mover = consumer.mover()
             if mover is not None:
@@ -320,6 +322,30 @@ class Courier:
             self.ports.log("error", "journal: records are missing below the head", stream=session.stream, after=session.position)
             session.rewind(book.committed)
         self.pump(session)
+
+    def unreadable(self, name: str, last: int) -> None:
+        """The journal cannot read what comes next: damaged up to offset `last` (a gap for this reader), or (0) for the moment."""
+        session = self.sessions.get(name)
+        if session is None:
+            return
+        if last <= session.position:
+            self.ports.start_timer(("reread", name), REREAD_S)
+            return
+        session.reading = False
+        gap = Gap("journal_lost", "offset", session.position + 1, last)
+        record = Record(last, 0, GAP, msgspec.json.encode(gap))
+        session.handed(last, 1, record.size)
+        for mark in session.seeks:
+            mark.trimmed = True
+        self.feed(session.owner, RecordsReady(name, [record], last))
+        self.pump(session)
+
+    def reread(self, name: str) -> None:
+        """Try an unreadable place again."""
+        session = self.sessions.get(name)
+        if session is not None:
+            session.reading = False
+            self.pump(session)
 
     def _hand(self, session: Session, book: Book, records: Sequence[Record], size: int) -> None:
         """Hand over records up to `size` bytes and the next Seek mark; what retention removed before them becomes a gap."""

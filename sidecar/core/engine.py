@@ -168,6 +168,8 @@ class Engine:
                 self.ports.start_timer(key, PRUNE_S)
         elif owner == "quiet":
             self.courier.quiet(name)
+        elif owner == "reread":
+            self.courier.reread(name)
         elif owner == "restart":
             self.accounts.restart(name, self._start_account)
         else:
@@ -180,6 +182,12 @@ class Engine:
     def records(self, session: str, rows: Sequence[tuple[int, bytes]]) -> None:
         """The journal's answer to ports.read."""
         self.courier.rows(session, rows)
+        self._settle()
+
+    def unreadable(self, session: str, error: BaseException) -> None:
+        """The journal could not read what a session wants. RecordDamaged names the last offset that is affected."""
+        self.ports.count("unreadable")
+        self.courier.unreadable(session, int(getattr(error, "last", 0)))
         self._settle()
 
     def pruned(self, first: Mapping[int, int]) -> None:
