@@ -40,9 +40,9 @@ class JournalWriter(Protocol):
     """What the driver needs of the journal's owner thread (sidecar.journal.writer)."""
 
     def submit(self, batch: Batch, done: Callable[[BaseException | None], None]) -> None: ...
-    def submit_prune(self, wall: float, done: Callable[[dict[int, int], BaseException | None], None]) -> None: ...
+    def submit_prune(self, wall: float, done: Callable[[dict[int, int] | BaseException], None]) -> None: ...
     def read(
-        self, sid: int, after: int, count: int, size: int, done: Callable[[list[tuple[int, bytes]], BaseException | None], None]
+        self, sid: int, after: int, count: int, size: int, done: Callable[[list[tuple[int, bytes]] | BaseException], None]
     ) -> None: ...
 
 
@@ -97,18 +97,19 @@ class Driver:
         self.writer.submit(batch, self.engine.written)
 
     def prune(self) -> None:
-        def done(first: dict[int, int], error: BaseException | None) -> None:
-            if error is not None:
-                log.error("journal: retention could not be applied", extra={"error": str(error)})
-            self.engine.pruned(first)
+        def done(first: dict[int, int] | BaseException) -> None:
+            if isinstance(first, BaseException):
+                log.error("journal: retention could not be applied", extra={"error": str(first)})
+            else:
+                self.engine.pruned(first)
 
         self.writer.submit_prune(time.time(), done)
 
     def read(self, session: str, sid: int, after: int, count: int, size: int) -> None:
-        def done(rows: list[tuple[int, bytes]], error: BaseException | None) -> None:
-            if error is not None:
-                log.error("journal: read failed", extra={"error": str(error)})
-                self.engine.unreadable(session, error)
+        def done(rows: list[tuple[int, bytes]] | BaseException) -> None:
+            if isinstance(rows, BaseException):
+                log.error("journal: read failed", extra={"error": str(rows)})
+                self.engine.unreadable(session, rows)
             else:
                 self.engine.records(session, rows)
 
