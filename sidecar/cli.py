@@ -24,32 +24,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code. `argv`: without the program's name; default: the process's own."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _run(arguments)
+        code = _guarded(arguments)
         sys.stdout.flush()
-    except SidecarError as error:
-        _tell(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return _INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output left (`sidecar journal ls | head`); nothing is left to flush at exit.
+        # The reader of our output left (`sidecar journal tail | head`); nothing may be left to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OTHER
-    except SystemExit as leaving:  # argparse: usage, --help, --version
-        return leaving.code if isinstance(leaving.code, int) else EXIT_CLEAN
-    except Exception:
-        _tell_unexpected()
         return EXIT_OTHER
     return code
 
 
-def _run(arguments: list[str]) -> int:
+def _guarded(arguments: list[str]) -> int:
+    """Runs the command; what goes wrong is told, and becomes the exit code."""
+    # Those of the environment count whether or not it can be loaded; those of files are added once it is.
+    secrets = [os.environ.get(name, "").strip() for name in ("SIDECAR_UPSTREAM_TOKEN", "SIDECAR_LOCAL_TOKEN")]
+    try:
+        return _run(arguments, secrets)
+    except SidecarError as error:
+        _tell(error, Redactor(secrets))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except SystemExit as leaving:  # argparse: usage, --help, --version
+        return leaving.code if isinstance(leaving.code, int) else EXIT_CLEAN
+    except BrokenPipeError:
+        raise
+    except Exception:
+        _tell_unexpected(Redactor(secrets))
+        return EXIT_OTHER
+
+
+def _run(arguments: list[str], secrets: list[str]) -> int:
+    """Parses and calls; puts the secrets it comes to know into `secrets`."""
     if arguments[:1] == ["demo"]:  # it has options of its own
         return _call("sidecar.demo.demo", arguments[1:])
     options = _parser().parse_args(arguments or ["run"])
     if options.command == "status":
-        return _call("sidecar.ops.status_cli", load_access(os.environ), options.json)
+        access = load_access(os.environ)
+        secrets.append(access.local_token or "")
+        return _call("sidecar.ops.status_cli", access, options.json)
     settings = load(os.environ)
+    secrets += settings.secrets()
     if options.command == "check":
         return _call("sidecar.ops.check", settings, os.environ)
     if options.command == "journal":
@@ -110,18 +124,13 @@ def _natural(text: str) -> int:
     return int(text)
 
 
-def _redacted(text: str) -> str:
-    """Without what looks like a secret, and without the environment's own, whether or not they could be loaded."""
-    tokens = ("SIDECAR_UPSTREAM_TOKEN", "SIDECAR_LOCAL_TOKEN")
-    return Redactor(os.environ.get(name, "").strip() for name in tokens)(text)
-
-
-def _tell(error: SidecarError) -> None:
+def _tell(error: SidecarError, redact: Redactor) -> None:
+    sys.stdout.flush()  # in one file or terminal, the answer stands before what is wrong with it
     for text, mend in error.lines():
-        print(_redacted(f"sidecar: error: {text}\n  mend: {mend}"), file=sys.stderr)
+        print(redact(f"sidecar: error: {text}\n  mend: {mend}"), file=sys.stderr)
 
 
-def _tell_unexpected() -> None:
+def _tell_unexpected(redact: Redactor) -> None:
     """A defect of ours: the trace is worth keeping, but it may quote anything."""
-    print(_redacted(traceback.format_exc()), end="", file=sys.stderr)
+    print(redact(traceback.format_exc()), end="", file=sys.stderr)
     print("sidecar: error: this should not have happened\n  mend: report it with the lines above", file=sys.stderr)

@@ -21,7 +21,7 @@ REDACTED: Final = "[redacted]"
 # value, what is left is found by its own looks (no word boundary before them: `%3Dat_live_...` is one, too).
 _LOOKS_SECRET: Final = (
     re.compile(
-        r"([\w-]*(?:token|secret|password|api_?key|authorization)(?:=|%3d|\\*[\"']\s*[:=]\s*\\*[\"']))"
+        r"((?:token|secret|password|api_?key|authorization)(?:=|%3d|\\*[\"']\s*[:=]\s*\\*[\"']))"
         r"(?!(?:bearer|basic)\b|\[redacted\])[^\s&\"'\\#,;)}\]]+",
         re.IGNORECASE,
     ),
@@ -48,9 +48,11 @@ class Redactor:
         self._known = re.compile(known) if known else None
 
     def __call__(self, text: str) -> str:
+        # The known first: a pattern that hits the middle of one would leave its ends.
+        text = self._known.sub(REDACTED, text) if self._known else text
         for pattern in _LOOKS_SECRET:
             text = pattern.sub(rf"\g<1>{REDACTED}", text)
-        return self._known.sub(REDACTED, text) if self._known else text
+        return text
 
 
 class _LogSettings(Protocol):

@@ -183,5 +183,9 @@ def test_one_secret_may_begin_another() -> None:
     assert Redactor(["abc", "abcdef", ""])("abcdef abc") == "[redacted] [redacted]"
 
 
+def test_a_known_secret_goes_whole_whatever_it_looks_like() -> None:
+    assert Redactor(["head;at_live_x;tail"])("head;at_live_x;tail token=head;at_live_x;tail") == "[redacted] token=[redacted]"
+
+
 def test_a_known_secret_in_a_url() -> None:
     assert Redactor(["a/b c"])("x=a%2Fb%20c a/b c") == "x=[redacted] [redacted]"
