@@ -300,7 +300,9 @@ def test_minus_one_gives_all_there_is_also_after_a_restart(bench: Bench) -> None
 
 def test_restart_with_a_lower_counter_offers_nothing(bench: Bench) -> None:
     bench.post(10)
+    socket = bench.open()
     bench.world.restart()
+    assert socket.closed == (None, "")
     bench.post(4, "new")
     rows, ack = bench.resync(bench.open(), 10, iso(START - 5))
     assert rows == [] and ack is not None  # L4
