@@ -265,7 +265,8 @@ class Route(Action, frozen=True):
 class Attach(Action, frozen=True):
     """Begin delivery to a session. It starts after the consumer's durable cursor; a consumer never seen before at `fresh`: the
     oldest kept record or the head. `after`: a cursor the client states (offset), which wins; `after_ordinal`: the same as an
-    event's ordinal. `quality`: what a pong of this client's stack proves."""
+    event's ordinal. `quality`: what a pong of this client's stack proves. `paced`: only the transport paces it: a Receipt opens its
+    window and proves nothing, the cursor moves by ClientCursor alone."""
 
     session: str
     stream: str
@@ -276,6 +277,7 @@ class Attach(Action, frozen=True):
     after_ordinal: int | None = None
     mark: str = ""
     quality: Quality = "handled"
+    paced: bool = False
 
 
 class Detach(Action, frozen=True):
@@ -301,12 +303,14 @@ class ClientCursor(Action, frozen=True):
 
 class Seek(Action, frozen=True):
     """Continue a session's delivery after the event with this ordinal, from now on. SeekDone(mark) comes once everything up to the
-    present head was handed over. `receipt`: the ordinal also counts as a cursor the client stated."""
+    present head was handed over. `receipt`: the ordinal also counts as a cursor the client stated. `on_wire`: the client cannot have
+    seen yet what is on its way without a receipt; where that is all there is behind the ordinal, it is not sent a second time."""
 
     session: str
     after_ordinal: int
     mark: str
     receipt: bool = True
+    on_wire: bool = False
 
 
 class Downgrade(Action, frozen=True):

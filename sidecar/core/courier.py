@@ -113,11 +113,14 @@ class Courier:
                 self.flush(False)
         position = min(consumer.cursor, book.committed)
         session = Session(action.session, owner, action.stream, consumer, position, action.quality)
+        session.paced = action.paced
         consumer.sessions.append(session)
         consumer.seen = moment.wall
         self.sessions[action.session] = session
         if action.after is not None:
             session.rewind(min(action.after, book.committed))
+            # What a client asks for again is no repeat of ours.
+            consumer.handed = min(consumer.handed, session.position)
         if action.after_ordinal is not None:
             self.seek(act.Seek(action.session, action.after_ordinal, action.mark))
         else:
@@ -153,6 +156,10 @@ class Courier:
         """Transport evidence (actions.Receipt)."""
         session = self.sessions.get(name)
         if session is None:
+            return
+        if session.paced:
+            session.settle(offset)
+            self.pump(session)
             return
         credit = session.evidence(offset)
         if session.uncredited:
@@ -206,6 +213,17 @@ class Courier:
                 for session in consumer.sessions:
                     session.rewind(max(session.position, offset))
 
+    def reset(self, stream: str, name: str, offset: int, moment: Moment) -> Consumer:
+        """Put a new consumer with its cursor at `offset` in the place of one that has no sessions any more. It is on disk once `known`.
+
+        Raises KeyError if there is no such consumer."""
+        old = self.consumers[stream, name]
+        self.dirty.discard(old)
+        consumer = self.consumers[stream, name] = Consumer(stream, name, offset, False, moment.wall, old.quality)
+        self.dirty.add(consumer)
+        self.flush(True)
+        return consumer
+
     # --- the disk ------------------------------------------------------------------------------------------------------------------
 
     def put_cursors(self, batch: Batch) -> None:
@@ -222,7 +240,9 @@ class Courier:
         written, self.in_flight = self.in_flight, []
         for consumer, cursor in written:
             if failed:
-                self.dirty.add(consumer)
+                # One that was reset or forgotten meanwhile must not come back.
+                if self.consumers.get((consumer.stream, consumer.name)) is consumer:
+                    self.dirty.add(consumer)
                 continue
             moved = cursor > consumer.durable
             consumer.durable = max(consumer.durable, cursor)
@@ -251,8 +271,13 @@ class Courier:
         book = self.book(session.stream)
         ordinal = action.after_ordinal
         offset, trimmed = self._offset_of(book, ordinal)
-        session.seeks.append(SeekMark(action.mark, book.committed, book.committed_ordinal, trimmed))
-        session.rewind(offset)
+        mark = SeekMark(action.mark, book.committed, book.committed_ordinal, trimmed)
+        session.seeks.append(mark)
+        at = self._record(book, session.position) if action.on_wire and session.received <= offset < session.position else None
+        if at is not None:
+            mark.events = at.ordinal - ordinal
+        else:
+            session.rewind(offset)
         if action.receipt and 0 < ordinal <= book.committed_ordinal:
             self.client_cursor(action.session, offset)
         else:

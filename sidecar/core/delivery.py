@@ -26,11 +26,11 @@ class Session:
     __slots__ = (
         "barriers",
         "consumer",
-        "handed_after",
         "name",
         "out_bytes",
         "out_records",
         "owner",
+        "paced",
         "ponged",
         "position",
         "quality",
@@ -47,8 +47,8 @@ class Session:
         self.stream = stream
         self.consumer = consumer
         self.position = position
-        self.handed_after = position
         self.quality: Quality = quality
+        self.paced = False
         self.received = 0
         self.ponged = 0
         self.reading = False
@@ -76,9 +76,17 @@ class Session:
             self.uncredited.append((barrier, records))
 
     def rewind(self, position: int) -> None:
-        """Hand over again from after `position` (or skip ahead to it)."""
+        """Hand over again from after `position` (or skip ahead to it). What went out beyond it counts as not handed over: it needs
+        receipts of its own."""
         self.position = position
-        self.handed_after = min(self.handed_after, position)
+        self.received = min(self.received, position)
+        self.ponged = min(self.ponged, position)
+        while self.barriers and self.barriers[-1][0] > position:
+            _, records, size = self.barriers.pop()
+            self.out_records -= records
+            self.out_bytes -= size
+        while self.uncredited and self.uncredited[-1][0] > position:
+            self.uncredited.pop()
 
     def settle(self, durable: int) -> None:
         """Everything up to `durable` needs no window any more."""

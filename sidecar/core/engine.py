@@ -27,6 +27,7 @@ from sidecar.core import layout
 from sidecar.core.accounts import Account, Accounts
 from sidecar.core.admission import Admission
 from sidecar.core.courier import RECEIPT_S, Courier
+from sidecar.core.delivery import Consumer
 from sidecar.core.layout import Batch, Table
 from sidecar.core.ports import JournalView, Ports
 from sidecar.core.record import Gap, Record
@@ -113,6 +114,7 @@ class Engine:
         self.gaps: dict[str, GapRow] = {}
         self.paused = ""
         self.draining = False
+        self.started = False
         self._queue: deque[tuple[str, ev.Input]] = deque()
         self._open = Batch()
         self._tickets: list[tuple[str, str, list[bool]]] = []
@@ -136,6 +138,7 @@ class Engine:
             state = dict(self.admission.states("down:" + key))
             self._queue.append(("down:" + key, ev.Started(state, credential if key == "dialect" else None)))
         self.ports.start_timer(("engine", "prune"), PRUNE_S)
+        self.started = True
         self._settle()
 
     def feed(self, owner: str, event: ev.Input) -> None:
@@ -215,6 +218,20 @@ class Engine:
                 self.ports.release_exchange(ticket)
                 self._queue.append((owner, ev.Committed(ticket, verdicts)))
         self._settle()
+
+    def reset(self, stream: str, name: str, offset: int) -> Consumer:
+        """The operator sets a consumer to an offset, back or forward; its connections are closed so that they begin anew. The
+        returned consumer is on disk once its `known` is true.
+
+        Raises KeyError if there is no such consumer."""
+        before = self.courier.consumers[stream, name]
+        for session in list(before.sessions):
+            self._detach(session.owner, None, act.Detach(session.name))
+            self._queue.append((session.owner, ev.Ousted(session.name, "consumer was reset")))
+        consumer = self.courier.reset(stream, name, offset, self.ports.now())
+        self.ports.log("info", "consumer reset", stream=stream, consumer=name, cursor=offset, before=before.cursor)
+        self._settle()
+        return consumer
 
     def drain(self) -> None:
         """A planned stop: upstream halves let go, nothing new is handed over; `drained` tells when receipts are on disk."""
@@ -324,6 +341,7 @@ class Engine:
             # Nothing to write (all duplicates): the tickets are as good as on disk.
             self.written(None)
             return
+        self.ports.count("commits")
         self.ports.write(batch)
 
     # --- when the journal does not take it ----------------------------------------------------------------------------------------
@@ -362,7 +380,9 @@ class Engine:
         self.ports.log("info", "journal takes writes again: admission resumed")
         self.paused = ""
         first = {name: book.first for name, book in self.admission.books.items()}
+        duplicates = self.admission.duplicates
         self.admission = self.courier.admission = Admission(self.journal, self.capacity)
+        self.admission.duplicates = duplicates
         for name, book in self.admission.books.items():
             book.first = max(book.first, first.get(name, 1))
         kept, self._down = self._down, []

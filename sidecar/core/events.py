@@ -250,6 +250,14 @@ class SeekDone(Input, frozen=True):
     trimmed: bool
 
 
+class Ousted(Input, frozen=True):
+    """The operator set this session's consumer to another place: the session has ended. Close its connection, so that the client
+    begins anew."""
+
+    session: str
+    reason: str
+
+
 class MessageFromUpstream(Input, frozen=True):
     """An account's upstream half told the downstream half something (`Tell`)."""
 

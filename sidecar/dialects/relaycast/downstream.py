@@ -250,6 +250,10 @@ class DownstreamHalf:
         conn = self._conns.get(event.conn)
         return self._forget(conn) if conn else []
 
+    def _ousted(self, event: ev.Ousted) -> list[act.Action]:
+        conn = self._conns.get(event.session)
+        return self._drop(conn, 1012, event.reason) if conn else []
+
     # --- what clients send -----------------------------------------------------------------------------------------------------
 
     def _frames(self, event: ev.ConnFrames) -> list[act.Action]:
@@ -282,7 +286,8 @@ class DownstreamHalf:
         ordinal = int(last // 1) - facts.base
         if conn.state == ACCEPTED:
             return self._attach(conn, after_ordinal=ordinal, mark=mark)
-        return [act.Seek(conn.name, ordinal, mark)]
+        # An SDK asks once, right after open: if it took longer than ASK_S, what went out meanwhile is on its way already.
+        return [act.Seek(conn.name, ordinal, mark, on_wire=conn.asks and conn.serial == 1)]
 
     def _sought(self, event: ev.SeekDone) -> list[act.Action]:
         conn = self._conns.get(event.session)
@@ -363,6 +368,7 @@ class DownstreamHalf:
         ev.ConnPong: _pong,
         ev.ConnFrames: _frames,
         ev.ConnClosed: _closed,
+        ev.Ousted: _ousted,
         ev.ConnDrained: _drained,
         ev.SeekDone: _sought,
         ev.TimerFired: _timer,
