@@ -17,6 +17,7 @@ from sidecar.downstream.conn import Conn
 from sidecar.downstream.guard import Guard, is_own, refusal_response
 from sidecar.downstream.passthrough import forward, raw_headers, raw_target
 from sidecar.downstream.relayed import reply
+from sidecar.downstream.sse import SseConn
 from sidecar.downstream.tunnel import tunnel, wants_websocket
 from sidecar.driver import Driver
 from sidecar.upstream.http import UpstreamHttp
@@ -56,11 +57,11 @@ class Server:
         """The request's head for a half."""
         return ev.Head(request.method, raw_target(request), raw_headers(request), request.host)
 
-    async def websocket(self, request: web.BaseRequest, half: str) -> web.StreamResponse:
-        """A WebSocket upgrade, decided by a half."""
+    async def websocket(self, request: web.BaseRequest, half: str, kind: type[Conn | SseConn] = Conn) -> web.StreamResponse:
+        """A WebSocket upgrade, or (`kind`) a request for server-sent events, decided by a half."""
         name = f"c{next(self._serial)}"
         owner = "down:" + half
-        conn = Conn(name, request, lambda event: self.engine.feed(owner, event))
+        conn = kind(name, request, lambda event: self.engine.feed(owner, event))
         self.driver.conns[name] = conn
         try:
             self.engine.feed(owner, ev.ConnOpened(name, self.head(request)))
@@ -77,7 +78,7 @@ class Server:
         finally:
             self.driver.conns.pop(name, None)
 
-    async def _decision(self, conn: Conn, request: web.BaseRequest, owner: str) -> Any:
+    async def _decision(self, conn: Conn | SseConn, request: web.BaseRequest, owner: str) -> Any:
         """What the half decides; a client that goes away while it waits is told to the half as closed."""
         try:
             while not conn.decided.done():
