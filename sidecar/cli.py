@@ -97,12 +97,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _journal(parser: argparse.ArgumentParser) -> None:
-    """`what` is ls, tail or verify; tail has `stream` (None: all) and `lines`; all have `json`."""
+    """`what` is ls, tail or verify; tail has `stream` (None: all), `lines` and `follow`; all have `json`."""
     what = parser.add_subparsers(dest="what", metavar="ls|tail|verify", required=True)
     listing = what.add_parser("ls", help="streams, offsets, sizes and consumers")
     tail = what.add_parser("tail", help="the newest records")
     tail.add_argument("--stream", metavar="NAME", help="one stream only")
     tail.add_argument("-n", "--lines", type=_natural, default=10, metavar="N", help="how many a stream (10)")
+    tail.add_argument("-f", "--follow", action="store_true", help="go on with what comes, until interrupted")
     verify = what.add_parser("verify", help="read everything, and name what is damaged")
     for each in (listing, tail, verify):
         each.add_argument("--json", action="store_true", help="one JSON object a line")

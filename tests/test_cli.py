@@ -93,8 +93,8 @@ def test_status_needs_only_the_listen_address(command: Any, monkeypatch: pytest.
     [
         (["ls"], {"what": "ls", "json": False}),
         (["verify", "--json"], {"what": "verify", "json": True}),
-        (["tail"], {"what": "tail", "json": False, "stream": None, "lines": 10}),
-        (["tail", "--stream", "s", "-n", "3", "--json"], {"what": "tail", "json": True, "stream": "s", "lines": 3}),
+        (["tail"], {"what": "tail", "json": False, "stream": None, "lines": 10, "follow": False}),
+        (["tail", "--stream", "s", "-n", "3", "--json", "-f"], {"what": "tail", "json": True, "stream": "s", "lines": 3, "follow": True}),
     ],
 )
 def test_journal(command: Any, argv: list[str], options: dict[str, Any]) -> None:
