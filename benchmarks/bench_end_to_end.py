@@ -38,8 +38,27 @@ def measure(route: Route, count: int) -> Round:
     return Round(got["cpu_ns"] / counted / 1000, total / count / 1000, counted / got["wall_ns"] * 1e9)
 
 
+def shares(relay: list[Round], sidecar: list[Round]) -> list[Row]:
+    """The sidecar's share of the relay: of the CPU of all rounds together, since single rounds scatter (README.md).
+
+    The relay's cheapest round is the other reading: a share that holds there owes nothing to a slow round of the relay.
+    """
+    pairs = [mine.cpu_us / theirs.cpu_us for mine, theirs in zip(relay, sidecar, strict=True)]
+    spent = sum(r.cpu_us for r in sidecar)
+    share = sum(r.cpu_us for r in relay) / spent
+    whole = sum(r.total_us for r in relay) / sum(r.total_us for r in sidecar)
+    least = min(r.cpu_us for r in relay) * len(sidecar) / spent
+    floor = "" if share >= TARGET else f"; the floor of {FLOOR} {'holds' if share >= FLOOR else 'is missed too'}"
+    measured = f"{share:.2f} (rounds {min(pairs):.2f} to {max(pairs):.2f}){floor}"
+    return [
+        Row("end to end: sidecar as a share of the relay, CPU", f">= {TARGET}", measured, share >= TARGET),
+        Row("end to end: the same until quiet", "", f"{whole:.2f}"),
+        Row("end to end: the same against the relay's cheapest round", f">= {TARGET}", f"{least:.2f}", least >= TARGET),
+    ]
+
+
 def bench(options: Options) -> list[Row]:
-    count, rounds = (10_000, 2) if options.quick else (100_000, 7)
+    count, rounds = (10_000, 2) if options.quick else (100_000, 11)
     kinds = ["relay"] if options.relay_only else ["relay", "sidecar"]
     with contextlib.ExitStack() as stack:
         routes = {kind: stack.enter_context(through(kind, options)) for kind in kinds}
@@ -60,13 +79,7 @@ def bench(options: Options) -> list[Row]:
             Row(f"end to end, {kind}: peak RSS", "", f"{peaks[kind]:.0f} MiB"),
         ]
     if "sidecar" in results:
-        pairs = list(zip(results["relay"], results["sidecar"], strict=True))
-        share = [relay.cpu_us / sidecar.cpu_us for relay, sidecar in pairs]
-        met = statistics.median(share) >= TARGET
-        floor = "" if met else f"; the floor of {FLOOR} {'holds' if statistics.median(share) >= FLOOR else 'is missed too'}"
-        rows.append(Row("end to end: sidecar as a share of the relay", f">= {TARGET}", middle(share) + floor, met))
-        whole = [relay.total_us / sidecar.total_us for relay, sidecar in pairs]
-        rows.append(Row("end to end: the same share until quiet", "", middle(whole)))
+        rows += shares(results["relay"], results["sidecar"])
     return rows
 
 
