@@ -22,11 +22,22 @@ BUFFER: Final = 65536
 _EYEBALLS_DELAY_S: Final = 0.25
 
 
+class PatientReader(asyncio.StreamReader):
+    """A reader that hands out what had arrived before a reset: an upstream that refuses a large upload answers and then resets.
+    `lost` is why the connection ended, None for a proper end."""
+
+    lost: Exception | None = None
+
+    def set_exception(self, exc: Exception) -> None:
+        self.lost = exc
+        self.feed_eof()
+
+
 class Connection(NamedTuple):
     """An open connection. `absolute`: it leads to an HTTP proxy that wants the absolute URL as the target and `proxy_headers`
     with the request."""
 
-    reader: asyncio.StreamReader
+    reader: PatientReader
     writer: asyncio.StreamWriter
     absolute: bool = False
     proxy_headers: tuple[Header, ...] = ()
@@ -79,13 +90,15 @@ class Dialer:
         sock = await aiohappyeyeballs.start_connection(infos, happy_eyeballs_delay=_EYEBALLS_DELAY_S, interleave=1, loop=loop)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         secure = origin.scheme == "https"
-        reader, writer = await asyncio.open_connection(
+        reader = PatientReader(limit=BUFFER)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.create_connection(
+            lambda: protocol,
             sock=sock,
             ssl=self.tls() if secure else None,
             server_hostname=origin.host if secure else None,
-            limit=BUFFER,
         )
-        return Connection(reader, writer)
+        return Connection(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _open_by_proxy(self, origin: Origin, proxy: str, *, tunnel: bool) -> Connection:
         try:

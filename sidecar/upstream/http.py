@@ -76,6 +76,8 @@ class Exchange:
             if self.framing == "eof":
                 while data := await reader.read(BUFFER):
                     yield data
+                if reader.lost is not None:
+                    raise EOFError
             elif self.framing == "length":
                 async for data in self._take(self._length):
                     yield data
@@ -184,7 +186,7 @@ class UpstreamHttp:
         self._ahead: set[object] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._own = asyncio.Lock()
+        self._lanes: dict[str, asyncio.Lock] = {}
 
     @contextlib.asynccontextmanager
     async def exchange(
@@ -219,15 +221,24 @@ class UpstreamHttp:
             self._pass(token)
 
     async def fetch(
-        self, method: str, url: str, headers: Sequence[Header] = (), timeout: float = 10.0, body: bytes | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Sequence[Header] = (),
+        timeout: float = 10.0,
+        body: bytes | None = None,
+        lane: str = "",
+        urgent: bool = False,
     ) -> tuple[int, list[Header], bytes]:
-        """The sidecar's own request: (status, headers, body). `timeout`: seconds from the moment its turn has come. Cancelling
-        ends it at once. Raises UpstreamAway, UpstreamBroke, TimeoutError."""
-        async with self._own:
-            # Bounded also under a stream of short exchanges that never leaves a moment of rest.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._ahead_s):
-                    await self._idle.wait()
+        """The sidecar's own request: (status, headers, body). `timeout`: seconds from the moment its turn has come; `lane`: of these
+        one at a time; `urgent`: no waiting for a turn. Cancelling ends it at once. Raises UpstreamAway, UpstreamBroke, TimeoutError."""
+        async with contextlib.AsyncExitStack() as turn:
+            if not urgent:
+                await turn.enter_async_context(self._lanes.setdefault(lane, asyncio.Lock()))
+                # Bounded also under a stream of short exchanges that never leaves a moment of rest.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._ahead_s):
+                        await self._idle.wait()
             async with asyncio.timeout(timeout):
                 answer = await self._request(method, url, headers, body, upgrade=False, interim=None)
                 try:

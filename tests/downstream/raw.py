@@ -154,5 +154,5 @@ async def proxied(serve: Serve, http: UpstreamHttp | None = None, **options: obj
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition, at most DEADLINE_S."""
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 (any condition, not only an event's)
+        while not condition():
             await asyncio.sleep(0.005)
