@@ -68,7 +68,7 @@ class Sidecar:
                 self.store,
                 self.driver,
                 upstream=lambda account, view: dialect.upstream(account, s, view),
-                downstream={"dialect": lambda view: dialect.downstream(s, view), "native": lambda view: NativeHalf(view)},
+                downstream={"dialect": lambda view: dialect.downstream(s, view), "native": NativeHalf},
                 window=s.window,
                 capacity=s.dedupe_events,
                 retention_s=s.retention_s,
@@ -78,7 +78,7 @@ class Sidecar:
             self.driver.engine = self.engine
             guard = Guard(s.listen_host, s.allowed_hosts, s.allowed_origins, s.local_token)
             pages = Pages(self)
-            self.server = Server(self.engine, self.driver, http, guard, s.upstream, _envelope(dialect), pages.handle)
+            self.server = Server(self.engine, self.driver, http, guard, s.upstream, dialect, pages.handle)
             await self._listen(s)
         except BaseException:
             await self._close()
@@ -125,14 +125,6 @@ class Sidecar:
 def _keyed_hash(key: bytes) -> Callable[[str], str]:
     """What may stand on disk for a credential (invariant 10)."""
     return lambda secret: hashlib.blake2b(secret.encode(), key=key[:64], digest_size=20).hexdigest()
-
-
-def _envelope(dialect: Any) -> Any:
-    def unavailable(message: str) -> tuple[int, bytes, str]:
-        status, headers, body = dialect.unavailable(message)
-        return status, body, dict(headers)["Content-Type"]
-
-    return unavailable
 
 
 async def _serve(settings: Settings) -> int:

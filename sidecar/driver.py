@@ -30,7 +30,7 @@ class LocalConn(Protocol):
     """What the driver needs of a conn or an exchange (sidecar.downstream)."""
 
     def decide(self, action: Any) -> None: ...
-    def send(self, frames: Sequence[bytes]) -> None: ...
+    def send(self, frames: Sequence[bytes], droppable: bool = False) -> None: ...
     def ping(self, payload: bytes) -> None: ...
     def close(self, code: int | None, reason: str) -> None: ...
     def await_drain(self, token: str) -> None: ...
@@ -156,7 +156,7 @@ class Driver:
         event: ev.Input
         try:
             status, headers, body = await self.http.fetch(
-                action.method, url, action.headers, timeout=action.timeout, body=action.body or None
+                action.method, url, action.headers, timeout=action.timeout, body=action.body or None, lane=action.lane, urgent=action.urgent
             )
             event = ev.ResponseReceived(action.request, status, headers, body)
         except (SidecarError, OSError, TimeoutError, ValueError) as error:
@@ -173,13 +173,14 @@ class Driver:
             self._CONN[type(action)](conn, action)
 
     _CONN: dict[type, Callable[[LocalConn, Any], None]] = {
-        act.SendConn: lambda c, a: c.send(a.frames),
+        act.SendConn: lambda c, a: c.send(a.frames, a.droppable),
         act.PingConn: lambda c, a: c.ping(a.payload),
         act.CloseConn: lambda c, a: c.close(a.code, a.reason),
         act.AwaitDrain: lambda c, a: c.await_drain(a.token),
         act.Accept: lambda c, a: c.decide(a),
         act.Refuse: lambda c, a: c.decide(a),
         act.Tunnel: lambda c, a: c.decide(a),
+        act.ReadBody: lambda c, a: c.decide(a),
         act.Respond: lambda c, a: c.decide(a),
         act.Route: lambda c, a: c.decide(a),
     }

@@ -25,13 +25,10 @@ class Account:
         self.requests: set[str] = set()
         self.facts: dict[str, Any] = {}
 
-    def own(self, action: act.Own) -> None:
-        """Note a credential and streams."""
-        self.credentials = [c for c in self.credentials if c[0] != action.credential][-7:]
-        self.credentials.append((action.credential, action.hints))
-        for stream in action.streams:
-            if stream not in self.streams:
-                self.streams.append(stream)
+    def learn(self, credential: str, hints: str) -> None:
+        """Note a credential as the newest; only the last few are kept."""
+        self.credentials = [c for c in self.credentials if c[0] != credential][-7:]
+        self.credentials.append((credential, hints))
 
 
 class Accounts:
@@ -43,15 +40,33 @@ class Accounts:
         self.ports = ports
         self.by_name: dict[str, Account] = {}
         self.by_owner: dict[str, Account] = {}
+        self._of: dict[str, Account] = {}
         self._generation = 0
 
     def get(self, name: str) -> Account:
         """The account, made if it is new (without a half)."""
         return self.by_name.setdefault(name, Account(name))
 
+    def own(self, action: act.Own) -> Account:
+        """Note a credential of an account and its streams."""
+        account = self.get(action.account)
+        account.learn(action.credential, action.hints)
+        for stream in action.streams:
+            self.take(account, stream)
+        return account
+
+    def take(self, account: Account, stream: str) -> None:
+        """A stream belongs to this account from now on: the last one that names it owns it."""
+        previous = self._of.get(stream)
+        if previous is not None and previous is not account:
+            previous.streams.remove(stream)
+        if stream not in account.streams:
+            account.streams.append(stream)
+        self._of[stream] = account
+
     def of_stream(self, stream: str) -> Account | None:
         """The account that a stream belongs to, if it is known in this process."""
-        return next((a for a in self.by_name.values() if stream in a.streams), None)
+        return self._of.get(stream)
 
     def start(self, account: Account) -> None:
         """Give an account a new half."""

@@ -56,15 +56,9 @@ class PutState(Op, frozen=True):
     value: bytes | None
 
 
-class Purge(Op, frozen=True):
-    """Drop undelivered records: every consumer of the stream at or below `offset` continues after it (actioncable R19)."""
-
-    stream: str
-    offset: int
-
-
 class Commit(Action, frozen=True):
-    """Carry out all operations in one transaction, or none. Committed(ticket) follows if a ticket is given."""
+    """Carry out all operations in one transaction, or none. Committed(ticket) follows if a ticket is given; without operations that
+    is a barrier: everything before it, receipts too, is on disk then."""
 
     ops: Sequence[Op]
     ticket: str = ""
@@ -106,8 +100,8 @@ class CloseLink(Action, frozen=True):
 
 
 class Request(Action, frozen=True):
-    """An own HTTP request below SIDECAR_UPSTREAM (or an absolute URL). Own requests go one at a time, after the agents' own
-    (relaycast R16). Answered by ResponseReceived or RequestFailed."""
+    """An own HTTP request below SIDECAR_UPSTREAM (or an absolute URL). Requests of one `lane` go one at a time, after the agents' own
+    (relaycast R16); `urgent` ones at once. Answered by ResponseReceived or RequestFailed."""
 
     request: str
     method: str
@@ -115,6 +109,8 @@ class Request(Action, frozen=True):
     headers: Sequence[tuple[str, str]] = ()
     body: bytes = b""
     timeout: float = 10.0
+    lane: str = ""
+    urgent: bool = False
 
 
 class CancelRequest(Action, frozen=True):
@@ -210,16 +206,19 @@ class Refuse(Action, frozen=True):
 
 
 class Tunnel(Action, frozen=True):
-    """Splice a conn to the same target upstream, frames untouched; shown as unprotected."""
+    """Splice a conn to the same target upstream (or to another `base` and `target`), frames untouched; shown as unprotected."""
 
     conn: str
+    base: str | None = None
+    target: str | None = None
 
 
 class SendConn(Action, frozen=True):
-    """Send frames to a client, in order."""
+    """Send frames to a client, in order. `droppable`: live only, left out if the client reads too slowly."""
 
     conn: str
     frames: Sequence[bytes]
+    droppable: bool = False
 
 
 class PingConn(Action, frozen=True):
@@ -244,6 +243,14 @@ class Respond(Action, frozen=True):
     status: int
     headers: Sequence[tuple[str, str]] = ()
     body: bytes = b""
+
+
+class ReadBody(Action, frozen=True):
+    """Read an exchange's request body, at most `limit` bytes (else the client gets 413): ExchangeSeen with status None follows, and
+    then the half answers with Respond or Route."""
+
+    exchange: str
+    limit: int = 1 << 20
 
 
 class Route(Action, frozen=True):
@@ -302,15 +309,17 @@ class ClientCursor(Action, frozen=True):
 
 
 class Seek(Action, frozen=True):
-    """Continue a session's delivery after the event with this ordinal, from now on. SeekDone(mark) comes once everything up to the
-    present head was handed over. `receipt`: the ordinal also counts as a cursor the client stated. `on_wire`: the client cannot have
-    seen yet what is on its way without a receipt; where that is all there is behind the ordinal, it is not sent a second time."""
+    """Continue a session's delivery after the event with this ordinal (or after this offset), from now on. SeekDone(mark), if there
+    is a mark, comes once everything up to the present head was handed over. `receipt`: the place also counts as a cursor the client
+    stated. `on_wire`: the client cannot have seen yet what is on its way without a receipt; where that is all there is behind the
+    place, it is not sent a second time."""
 
     session: str
-    after_ordinal: int
-    mark: str
+    after_ordinal: int | None = None
+    mark: str = ""
     receipt: bool = True
     on_wire: bool = False
+    after: int | None = None
 
 
 class Downgrade(Action, frozen=True):

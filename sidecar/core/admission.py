@@ -137,11 +137,11 @@ class Admission:
 
     # --- the hot path ------------------------------------------------------------------------------------------------------------
 
-    def apply(self, owner: str, ops: Sequence[Op], wall: float, batch: Batch) -> list[bool]:
-        """Carry out a Commit's operations into the open batch. Returns for each Admit, in order, whether it was new.
+    def apply(self, owner: str, ops: Sequence[Op], wall: float, batch: Batch) -> list[int]:
+        """Carry out a Commit's operations into the open batch. Returns for each Admit, in order, its offset; 0: dropped as known.
 
         Streams must have been opened. Raises KeyError for a stream that was not."""
-        verdicts: list[bool] = []
+        offsets: list[int] = []
         wall_ms = int(wall * 1000)
         books = self.books
         book: Book | None = None
@@ -158,13 +158,13 @@ class Admission:
                         domain = self._open_domain(book, op.domain, batch)
                     if not self._remember(domain, op.key):
                         self.duplicates += 1
-                        verdicts.append(False)
+                        offsets.append(0)
                         continue
                 book.head = offset = book.head + 1
                 book.ordinal = ordinal = book.ordinal + 1
                 book.fresh.append(Record(offset, ordinal, op.flags, op.payload, op.meta, op.domain, wall_ms))
                 batch.bytes += len(op.payload)
-                verdicts.append(True)
+                offsets.append(offset)
             elif type(op) is RecordGap:
                 gapped = books[op.stream]
                 gapped.head += 1
@@ -177,7 +177,7 @@ class Admission:
                     batch.delete(Table.STATE, key)
                 else:
                     batch.put(Table.STATE, key, op.value)
-        return verdicts
+        return offsets
 
     def _remember(self, domain: Domain, key: bytes) -> bool:
         """Remember a key; False if it was known."""

@@ -117,12 +117,9 @@ class Courier:
         consumer.sessions.append(session)
         consumer.seen = moment.wall
         self.sessions[action.session] = session
-        if action.after is not None:
-            session.rewind(min(action.after, book.committed))
-            # What a client asks for again is no repeat of ours.
-            consumer.handed = min(consumer.handed, session.position)
-        if action.after_ordinal is not None:
-            self.seek(act.Seek(action.session, action.after_ordinal, action.mark))
+        if action.after_ordinal is not None or action.after is not None:
+            stated = action.after is None
+            self.seek(act.Seek(action.session, action.after_ordinal, action.mark, receipt=stated, after=action.after))
         else:
             self.pump(session)
 
@@ -147,8 +144,8 @@ class Courier:
         return session
 
     def count(self, stream: str) -> int:
-        """Sessions on a stream."""
-        return sum(1 for s in self.sessions.values() if s.stream == stream)
+        """The dialect's sessions on a stream: native readers do not keep an upstream held."""
+        return sum(1 for s in self.sessions.values() if s.stream == stream and s.owner == "down:dialect")
 
     # --- receipts ----------------------------------------------------------------------------------------------------------------
 
@@ -204,14 +201,6 @@ class Courier:
         if consumer.name and consumer.mover() is session:
             limit = min(limit, consumer.durable)
         session.settle(limit)
-
-    def skip_to(self, stream: str, offset: int) -> None:
-        """Consumers of a stream continue after `offset` at the earliest (actions.Purge)."""
-        for consumer in self.consumers.values():
-            if consumer.stream == stream and consumer.credit(offset):
-                self.dirty.add(consumer)
-                for session in consumer.sessions:
-                    session.rewind(max(session.position, offset))
 
     def reset(self, stream: str, name: str, offset: int, moment: Moment) -> Consumer:
         """Put a new consumer with its cursor at `offset` in the place of one that has no sessions any more. It is on disk once `known`.
@@ -269,16 +258,24 @@ class Courier:
         if session is None:
             return
         book = self.book(session.stream)
-        ordinal = action.after_ordinal
-        offset, trimmed = self._offset_of(book, ordinal)
+        if action.after is not None:
+            offset = min(action.after, book.committed)
+            trimmed = offset < book.first - 1
+        elif action.after_ordinal is not None:
+            offset, trimmed = self._offset_of(book, action.after_ordinal)
+        else:
+            return
         mark = SeekMark(action.mark, book.committed, book.committed_ordinal, trimmed)
-        session.seeks.append(mark)
+        if action.mark:
+            session.seeks.append(mark)
         at = self._record(book, session.position) if action.on_wire and session.received <= offset < session.position else None
         if at is not None:
-            mark.events = at.ordinal - ordinal
+            mark.events = at.ordinal - (action.after_ordinal or 0)
         else:
             session.rewind(offset)
-        if action.receipt and 0 < ordinal <= book.committed_ordinal:
+        # What a client asks for again is no repeat of ours.
+        session.consumer.handed = min(session.consumer.handed, session.position)
+        if action.receipt and offset > 0:
             self.client_cursor(action.session, offset)
         else:
             self.pump(session)

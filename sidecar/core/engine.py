@@ -43,7 +43,7 @@ class Flight(msgspec.Struct):
     """What rides in the batch under way. `down`: commits of downstream halves, which outlive a failed batch."""
 
     fresh: dict[str, list[Record]] = {}
-    tickets: list[tuple[str, str, list[bool]]] = []
+    tickets: list[tuple[str, str, list[int]]] = []
     gaps: list[act.RecordGap] = []
     down: list[tuple[str, act.Commit]] = []
     probe: bool = False
@@ -117,7 +117,7 @@ class Engine:
         self.started = False
         self._queue: deque[tuple[str, ev.Input]] = deque()
         self._open = Batch()
-        self._tickets: list[tuple[str, str, list[bool]]] = []
+        self._tickets: list[tuple[str, str, list[int]]] = []
         self._gap_ops: list[act.RecordGap] = []
         self._flying: Flight | None = None
         self._down: list[tuple[str, act.Commit]] = []
@@ -152,6 +152,7 @@ class Engine:
         if account is None or account.links.get(event.link) != generation:
             return
         if isinstance(event, ev.LinkClosed | ev.LinkRefused):
+            # Over: nothing more of this generation counts.
             del account.links[event.link]
         self._queue.append((owner, event))
         self._settle()
@@ -214,9 +215,10 @@ class Engine:
                 for gap in flight.gaps:
                     self._tell_gap(gap)
                 self.courier.committed(flight.fresh)
-            for owner, ticket, verdicts in flight.tickets:
-                self.ports.release_exchange(ticket)
-                self._queue.append((owner, ev.Committed(ticket, verdicts)))
+            for owner, ticket, offsets in flight.tickets:
+                if owner.startswith("down:"):
+                    self.ports.release_exchange(ticket)
+                self._queue.append((owner, ev.Committed(ticket, offsets)))
         self._settle()
 
     def reset(self, stream: str, name: str, offset: int) -> Consumer:
@@ -291,6 +293,8 @@ class Engine:
             self.ports.start_timer(("restart", account.name), RETRY_S)
         elif conn := getattr(event, "conn", None):
             self.ports.conn(act.CloseConn(conn, 1011, "internal error"))
+        elif exchange := getattr(event, "exchange", None):
+            self.ports.conn(act.Respond(exchange, 500))
 
     # --- commits -------------------------------------------------------------------------------------------------------------------
 
@@ -303,16 +307,19 @@ class Engine:
         if self.paused:
             # Upstream halves are gone; what a downstream half wants kept waits for the disk to take it.
             return
-        verdicts = self.admission.apply(owner, action.ops, self.ports.now().wall, self._open)
+        if account is not None:
+            for op in action.ops:
+                if isinstance(op, act.Admit | act.RecordGap) and op.stream not in self.admission.books:
+                    self.accounts.take(account, op.stream)
+                    self._open_stream(op.stream, account.name)
+        offsets = self.admission.apply(owner, action.ops, self.ports.now().wall, self._open)
         self._fresh = True
         for op in action.ops:
             if type(op) is act.RecordGap:
                 self._gap_ops.append(op)
                 self._note_gap(op)
-            elif type(op) is act.Purge:
-                self.courier.skip_to(op.stream, op.offset)
         if action.ticket:
-            self._tickets.append((owner, action.ticket, verdicts))
+            self._tickets.append((owner, action.ticket, offsets))
         if self._open.bytes > PENDING_BYTES and not self._slow:
             self._slow = True
             self.ports.pause_links(True)
@@ -429,8 +436,7 @@ class Engine:
             self._commit("engine", None, act.Commit([act.RecordGap(stream, Gap("journal_lost", "time", 0, ms))]))
 
     def _own(self, owner: str, _: Account | None, action: act.Own) -> None:
-        account = self.accounts.get(action.account)
-        account.own(action)
+        account = self.accounts.own(action)
         if self.paused:
             return
         for stream in account.streams:
@@ -468,6 +474,8 @@ class Engine:
 
     def _attach(self, owner: str, _: Account | None, action: act.Attach) -> None:
         if action.stream not in self.admission.books:
+            if known := self.accounts.by_name.get(action.account):
+                self.accounts.take(known, action.stream)
             self._open_stream(action.stream, action.account)
         self.courier.attach(owner, action, self.ports.now())
         self._queue_for("stream:" + action.stream, ev.Attached(action.stream, self.courier.count(action.stream)))
@@ -581,6 +589,7 @@ class Engine:
             act.PingConn,
             act.CloseConn,
             act.AwaitDrain,
+            act.ReadBody,
             act.Respond,
             act.Route,
         )

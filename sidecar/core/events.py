@@ -69,10 +69,10 @@ class TimerFired(Input, frozen=True):
 
 
 class Committed(Input, frozen=True):
-    """The commit with this ticket is on disk. `admitted`: how many of its Admits were new, in order as booleans."""
+    """The commit with this ticket, and every one before it, is on disk. `offsets`: of its Admits, in order; 0: dropped as known."""
 
     ticket: str
-    admitted: Sequence[bool] = ()
+    offsets: Sequence[int] = ()
 
 
 class ResponseReceived(Input, frozen=True):
@@ -124,6 +124,7 @@ class LinkRefused(Input, frozen=True):
     status: int
     body: bytes = b""
     error: str = ""
+    headers: Sequence[tuple[str, str]] = ()
 
 
 class LinkClosed(Input, frozen=True):
@@ -149,7 +150,7 @@ class PongReceived(Input, frozen=True):
 
 
 class Attached(Input, frozen=True):
-    """A local session joined a stream of this account; `count`: sessions on it now."""
+    """A local session of the dialect joined a stream of this account (native readers do not count); `count`: sessions on it now."""
 
     stream: str
     count: int
@@ -222,12 +223,20 @@ class HttpRequested(Input, frozen=True):
 
 
 class ExchangeSeen(Input, frozen=True):
-    """A tapped exchange: the request's body before it is forwarded (`status` None), then the answer."""
+    """An exchange's bodies. With `status` None: the request's body, before it is forwarded (Route with tap, hold; ReadBody). Else the
+    upstream's answer as it came, before the client sees its end. `body` None: larger than what is kept."""
 
     exchange: str
     head: Head
-    body: bytes
+    body: bytes | None
     status: int | None = None
+
+
+class ExchangeClosed(Input, frozen=True):
+    """An exchange is over. `sent`: the client was sent the whole answer; else it went away, or the upstream failed."""
+
+    exchange: str
+    sent: bool
 
 
 class RecordsReady(Input, frozen=True):

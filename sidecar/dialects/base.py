@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from sidecar.core.actions import Action
-from sidecar.core.events import Input, Moment
+from sidecar.core.events import Head, Input, Moment
 
 HttpError = tuple[int, Sequence[tuple[str, str]], bytes]
 
@@ -77,5 +77,5 @@ class Dialect(Protocol):
         """The upstream's own error envelope for 'upstream unreachable': status, headers, body."""
 
     @property
-    def rewrites(self) -> Mapping[str, Callable[..., bytes]]:
-        """Functions that Route(rewrite=…) may name."""
+    def rewrites(self) -> Mapping[str, Callable[[Head, int, Sequence[tuple[str, str]], bytes], bytes]]:
+        """Functions that Route(rewrite=…) may name: (request head, status, headers, body) -> body."""

@@ -16,6 +16,7 @@ from sidecar.core import events as ev
 
 MAX_FRAME = 4 << 20
 MAX_OUT = 16 << 20
+MAX_DROPPABLE = 256 << 10
 CLOSE_S = 2.0
 DRAIN_POLL_S = 0.02
 
@@ -62,8 +63,11 @@ class Conn:
         if not self.decided.done():
             self.decided.set_result(action)
 
-    def send(self, frames: Sequence[bytes]) -> None:
-        """Send frames in order."""
+    def send(self, frames: Sequence[bytes], droppable: bool = False) -> None:
+        """Send frames in order; droppable ones only to a client that keeps up."""
+        transport = self.request.transport
+        if droppable and transport is not None and transport.get_write_buffer_size() > MAX_DROPPABLE:
+            return
         self._put(join_frames(frames))
 
     def ping(self, payload: bytes) -> None:

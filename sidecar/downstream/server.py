@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from typing import Any
@@ -14,8 +13,9 @@ from sidecar.core import actions as act
 from sidecar.core import events as ev
 from sidecar.core.engine import Engine
 from sidecar.downstream.conn import Conn
+from sidecar.downstream.exchange import Exchange
 from sidecar.downstream.guard import Guard, is_own, refusal_response
-from sidecar.downstream.passthrough import forward, raw_headers, raw_target
+from sidecar.downstream.passthrough import raw_headers, raw_target
 from sidecar.downstream.relayed import reply
 from sidecar.downstream.sse import SseConn
 from sidecar.downstream.tunnel import tunnel, wants_websocket
@@ -26,19 +26,25 @@ log = logging.getLogger("sidecar")
 
 
 class Server:
-    """Dispatches requests. `own`: handles what lies under /_sidecar/ (sidecar.ops.pages); `unavailable`: the dialect's envelope."""
+    """Dispatches requests. `own`: handles what lies under /_sidecar/ (sidecar.ops.pages); `dialect`: for its envelope and its rewrites."""
 
-    def __init__(self, engine: Engine, driver: Driver, http: UpstreamHttp, guard: Guard, base: str, unavailable: Any, own: Any) -> None:
+    def __init__(self, engine: Engine, driver: Driver, http: UpstreamHttp, guard: Guard, base: str, dialect: Any, own: Any) -> None:
         self.engine = engine
         self.driver = driver
         self.http = http
         self.guard = guard
         self.base = base
-        self.unavailable = unavailable
+        self.rewrites = dialect.rewrites
+        self._unavailable = dialect.unavailable
         self.own = own
         self.tunnels: dict[str, str] = {}
         self._serial = itertools.count(1)
         self._told: set[str] = set()
+
+    def unavailable(self, message: str) -> tuple[int, bytes, str]:
+        """The dialect's own envelope for an upstream that is away: status, body, content type."""
+        status, headers, body = self._unavailable(message)
+        return status, body, dict(headers)["Content-Type"]
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request, from its head on."""
@@ -69,11 +75,9 @@ class Server:
             if isinstance(decision, act.Accept):
                 return await conn.run(decision.subprotocol)
             if isinstance(decision, act.Tunnel):
-                return await self._tunnel(request, name)
+                return await self._tunnel(request, name, decision)
             if isinstance(decision, act.Refuse):
-                response = await reply(request, decision.status, "", decision.headers, decision.body)
-                response.force_close()
-                return response
+                return await reply(request, decision.status, "", [*decision.headers, ("Connection", "close")], decision.body)
             return await reply(request, 503, "", [], b"")
         finally:
             self.driver.conns.pop(name, None)
@@ -93,77 +97,23 @@ class Server:
         self.engine.feed(owner, ev.ConnClosed(conn.name, None))
         return None
 
-    async def _tunnel(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
+    async def _tunnel(self, request: web.BaseRequest, name: str, to: act.Tunnel) -> web.StreamResponse:
         path = raw_target(request).partition("?")[0]
         if path not in self._told:
             self._told.add(path)
             log.warning("socket is only tunnelled: its messages are not protected", extra={"path": path})
         self.tunnels[name] = path
         try:
-            return await tunnel(request, self.http, self.base, unavailable=self.unavailable)
+            return await tunnel(request, self.http, to.base or self.base, unavailable=self.unavailable, target=to.target)
         finally:
             del self.tunnels[name]
 
     async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Plain HTTP: the half says where it goes; its answer streams through."""
+        """Plain HTTP: the half says where it goes."""
         name = f"x{next(self._serial)}"
-        exchange = Exchange()
+        exchange = Exchange(name, request, self.head(request), lambda event: self.engine.feed("down:dialect", event), self.driver.held)
         self.driver.conns[name] = exchange
-        head = self.head(request)
         try:
-            self.engine.feed("down:dialect", ev.HttpRequested(name, head))
-            decision = await exchange.decided
-            if isinstance(decision, act.Respond):
-                return await reply(request, decision.status, "", decision.headers, decision.body)
-            return await self._forward(request, head, name, decision)
+            return await exchange.run(self.http, self.base, self.unavailable, self.rewrites)
         finally:
             self.driver.conns.pop(name, None)
-
-    async def _forward(self, request: web.BaseRequest, head: ev.Head, name: str, route: act.Route) -> web.StreamResponse:
-        def tap(asked: bytes | None, status: int, answered: bytes | None) -> None:
-            self.engine.feed("down:dialect", ev.ExchangeSeen(name, head, answered or b"", status))
-
-        async def hold(body: bytes | None) -> None:
-            released = self.driver.held[route.hold] = asyncio.Event()
-            try:
-                self.engine.feed("down:dialect", ev.ExchangeSeen(name, head, body or b""))
-                await released.wait()
-            finally:
-                del self.driver.held[route.hold]
-
-        return await forward(
-            request,
-            self.http,
-            route.base or self.base,
-            unavailable=self.unavailable,
-            target=route.target,
-            tap=tap if route.tap else None,
-            hold=hold if route.hold else None,
-        )
-
-
-class Exchange:
-    """One plain HTTP exchange while its half decides."""
-
-    def __init__(self) -> None:
-        self.decided: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def decide(self, action: Any) -> None:
-        """Respond or Route; the first counts."""
-        if not self.decided.done():
-            self.decided.set_result(action)
-
-    def send(self, frames: Any) -> None:
-        """No conn: nothing to send on."""
-
-    def ping(self, payload: bytes) -> None:
-        """No conn: nothing to ping."""
-
-    def await_drain(self, token: str) -> None:
-        """No conn: nothing to drain."""
-
-    def close(self, code: int | None, reason: str) -> None:
-        """The half failed: answer as unreachable."""
-        if not self.decided.done():
-            with contextlib.suppress(asyncio.InvalidStateError):
-                self.decided.set_result(act.Respond("", 502))

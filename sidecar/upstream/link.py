@@ -105,7 +105,7 @@ class Link:
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
                 )
         except aiohttp.WSServerHandshakeError as error:
-            self._say(ev.LinkRefused(name, error.status, b"", error.message))
+            self._say(ev.LinkRefused(name, error.status, b"", error.message, list((error.headers or {}).items())))
             return
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             self._say(ev.LinkRefused(name, 0, b"", f"{type(error).__name__}: {error}"))

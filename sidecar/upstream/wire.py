@@ -68,9 +68,7 @@ def first(headers: Iterable[Header], name: str) -> str | None:
 
 def tokens(headers: Iterable[Header], name: str) -> list[str]:
     """The comma-separated members, lower-cased, of all fields of that name (given in lower case)."""
-    return [
-        token for key, value in headers if key.lower() == name for part in value.split(",") if (token := part.strip(" \t").lower())
-    ]
+    return [token for key, value in headers if key.lower() == name for part in value.split(",") if (token := part.strip(" \t").lower())]
 
 
 def end_to_end(headers: Sequence[Header], *, chunked: bool) -> list[Header]:

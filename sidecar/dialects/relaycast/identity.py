@@ -61,7 +61,7 @@ class Identities:
         self._serial += 1
         name = f"{kind}:{self._serial}"
         self.asking[name] = token
-        return act.Request(name, "GET", target, [("Authorization", f"Bearer {token}")], timeout=VERIFY_S)
+        return act.Request(name, "GET", target, [("Authorization", f"Bearer {token}")], timeout=VERIFY_S, urgent=True)
 
     def answered(self, event: ev.ResponseReceived | ev.RequestFailed) -> tuple[Outcome | None, list[act.Action]]:
         """Take the answer to a request of `ask`; the outcome once it is known, and what to do."""
