@@ -126,7 +126,8 @@ class Directory:
         self.journal.rename(aside)
         with suppress(FileNotFoundError):
             (self.path / (JOURNAL + "-lock")).unlink()
-        self.sync()
+        self._write(MARK, b"")
+        self._keep_mark = False
         return aside
 
     def reserve(self) -> None:

@@ -102,7 +102,10 @@ def look(path: Path) -> Look:
         if size < 2 * (HEAD + 136):
             raise Damage(f"file of {size} bytes is too short for a journal")
         with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
-            return _Walk(data, read_meta(data)).run()
+            try:
+                return _Walk(data, read_meta(data)).run()
+            except (struct.error, IndexError) as error:
+                raise Damage(f"a structure leaves the file: {error}") from error
 
 
 class _Walk:
@@ -111,7 +114,7 @@ class _Walk:
         self.size = meta.page_size
         self.meta = meta
         self.pages = min(len(data) // meta.page_size, meta.last_page + 1)
-        self.seen = bytearray(self.pages)
+        self.seen = bytearray(max(2, self.pages))
         self.used = 2
         self.free = 0
         self.tables: list[str] = []

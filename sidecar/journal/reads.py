@@ -148,39 +148,36 @@ class Reads:
 
         Raises RecordDamaged if the first of them is damaged (else what comes before the damage is returned)."""
 
-        def work(txn: Any) -> tuple[list[tuple[int, bytes]], tuple[bytes, str] | None]:
+        def work(txn: Any) -> tuple[list[tuple[int, bytes]], tuple[int, int, str] | None]:
             rows: list[tuple[int, bytes]] = []
-            taken = 0
+            taken = expected = 0
             cursor = txn.cursor(self._db[Table.RECORDS])
             wanted = pack_pair(sid, after + 1)
             here = _at_or_before(cursor, wanted) and unpack_pair(cursor.key())[0] == sid
-            if not here and not cursor.set_range(wanted):
-                return rows, None
-            while len(rows) < count and taken < size:
+            more = here or cursor.set_range(wanted)
+            while more and len(rows) < count and taken < size:
                 key, block = bytes(cursor.key()), cursor.value()
                 at, first = unpack_pair(key)
                 if at != sid:
                     break
-                expected = rows[-1][0] + 1 if rows else first
+                if expected and first != expected:
+                    return rows, (expected, first - 1, "they are missing")
                 try:
-                    blocks.check(key, block)
-                    if first != expected:
-                        raise ValueError(f"records {expected} to {first - 1} are missing")
+                    expected = first + blocks.check(key, block)
                 except ValueError as why:
-                    return rows, (key, str(why))
+                    return rows, (first, 0, str(why))
                 start = max(0, after + 1 - first)
-                for i, value in enumerate(blocks.records(block, start, start + count - len(rows)), first + start):
-                    rows.append((i, value))
+                for offset, value in enumerate(blocks.records(block, start, start + count - len(rows)), first + start):
+                    rows.append((offset, value))
                     taken += len(value)
                     if taken >= size:
                         break
-                if not cursor.next():
-                    break
+                more = cursor.next()
             return rows, None
 
         rows, damage = self._read(work)
         if damage is not None and not rows:
-            raise self._damaged(*damage)
+            raise self._damaged(sid, *damage)
         return rows
 
     def _record_at_or_before(self, key: bytes) -> tuple[bytes, bytes] | None:
@@ -219,11 +216,11 @@ class Reads:
         try:
             return blocks.check(key, block)
         except ValueError as why:
-            raise self._damaged(key, str(why)) from why
+            sid, first = unpack_pair(key)
+            raise self._damaged(sid, first, 0, str(why)) from why
 
-    def _damaged(self, key: bytes, why: str) -> RecordDamaged:
-        """The error for a damaged block: its records reach to the next block, or are at least its first."""
-        sid, first = unpack_pair(key)
+    def _damaged(self, sid: int, first: int, last: int, why: str) -> RecordDamaged:
+        """The error for damaged records; `last` 0: how far is not known, so to the next block, or at least one."""
 
         def work(txn: Any) -> int:
             cursor = txn.cursor(self._db[Table.RECORDS])
@@ -231,9 +228,9 @@ class Reads:
                 at, after = unpack_pair(cursor.key())
                 if at == sid:
                     return int(after) - 1
-            return int(first)
+            return first
 
-        return RecordDamaged(self.stream_name(sid), sid, first, self._read(work), why)
+        return RecordDamaged(self.stream_name(sid), sid, first, last or self._read(work), why)
 
     def stream_name(self, sid: int) -> str:
         """The name of a stream, `#<id>` if it is not registered."""

@@ -316,6 +316,9 @@ class Store(Reads):
     def _read(self, work: Callable[[Any], T]) -> T:
         try:
             return super()._read(work)
+        except JournalDamaged as error:
+            self.directory.condemn(error.text)
+            raise
         except JournalError:
             if not self._reopening.locked():
                 raise
