@@ -51,9 +51,10 @@ class Look(msgspec.Struct, frozen=True):
 
 
 class Meta(msgspec.Struct, frozen=True):
-    """The newer meta page."""
+    """The newer meta page. `map_size`: the largest extent its writers allowed."""
 
     page_size: int
+    map_size: int
     last_page: int
     transaction: int
     trees: tuple[tuple[int, ...], tuple[int, ...]]
@@ -74,7 +75,7 @@ def read_meta(data: bytes | mmap.mmap) -> Meta:
         if at + HEAD + 136 > len(data):
             raise Damage(f"file of {len(data)} bytes ends before meta page {number}")
         _, _, flags, _, _ = _PAGE.unpack_from(data, at)
-        magic, version, _, _ = _META.unpack_from(data, at + HEAD)
+        magic, version, _, map_size = _META.unpack_from(data, at + HEAD)
         if not flags & META or magic != MAGIC:
             raise Damage(f"page {number} is no LMDB meta page")
         if version != VERSION:
@@ -85,7 +86,7 @@ def read_meta(data: bytes | mmap.mmap) -> Meta:
         size = free[0]
         if size < 512 or size > 1 << 16 or size & (size - 1):
             raise Damage(f"meta page {number} gives a page size of {size}")
-        found.append(Meta(size, last, transaction, (free, main)))
+        found.append(Meta(size, map_size, last, transaction, (free, main)))
         at = size
     if found[0].page_size != found[1].page_size:
         raise Damage("the meta pages disagree on the page size")

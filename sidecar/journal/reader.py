@@ -17,6 +17,8 @@ from sidecar.journal import pages
 from sidecar.journal.directory import JOURNAL
 from sidecar.journal.reads import DAMAGE, NAMES, Reads, lmdb_open
 
+MAP_SIZE = 1 << 34
+
 
 class Reader(Reads):
     """A journal opened to look at it. `damage`: what is wrong with its pages, empty if nothing; then nothing can be read.
@@ -41,11 +43,13 @@ class Reader(Reads):
             raise DataDirError(f"{self.file} cannot be opened: {error}") from error
 
     def _open(self) -> None:
+        # The map must have room for what the writer may add meanwhile: as much as the writer's own.
+        map_size = MAP_SIZE
         if pages.readable():
             # The metas alone first: opening maps the file, and a file that is no journal must not be mapped as one.
             with self.file.open("rb") as file:
-                pages.read_meta(file.read(1 << 17))
-        self._env = lmdb_open(self.file, readonly=True)
+                map_size = max(map_size, pages.read_meta(file.read(1 << 17)).map_size)
+        self._env = lmdb_open(self.file, map_size=map_size, readonly=True)
         if pages.readable():
             # With a read transaction open the writer reuses no page of this snapshot or a later one.
             with self._env.begin():

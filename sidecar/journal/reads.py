@@ -6,6 +6,7 @@ lie in blocks (see blocks.py); a block that is not what was written is an error 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from sidecar.journal import blocks
 LIB = 0
 """The LMDB engine, by major version: 0 is the 0.9 file format, the one that pages.py reads. The binding carries both."""
 DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
+KEY_BYTES = 12
 NAMES = {table: table.name.lower().encode() for table in Table}
 
 T = TypeVar("T")
@@ -80,7 +82,7 @@ class Reads:
         try:
             with self._env.begin(buffers=True) as txn:
                 return work(txn)
-        except DAMAGE as error:
+        except (*DAMAGE, struct.error) as error:  # struct.error: a key that is none of ours
             raise JournalDamaged(f"the journal is damaged: {error}") from error
         except lmdb.Error as error:
             raise JournalError(f"the journal cannot be read: {error}") from error
@@ -138,8 +140,8 @@ class Reads:
             return iter(rows)
         flat = []
         for key, block in rows:
-            sid, first = unpack_pair(key)
             self._intact(key, block)
+            sid, first = unpack_pair(key)
             flat += [(pack_pair(sid, first + i), value) for i, value in enumerate(blocks.records(block))]
         return iter(flat)
 
@@ -213,6 +215,8 @@ class Reads:
         return pack_pair(sid, first + index), blocks.records(row[1], index, index + 1)[0]
 
     def _intact(self, key: bytes, block: bytes) -> int:
+        if len(key) != KEY_BYTES:
+            raise JournalDamaged(f"journal: key {key!r} among the records is none of ours")
         try:
             return blocks.check(key, block)
         except ValueError as why:

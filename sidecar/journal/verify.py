@@ -16,7 +16,7 @@ from sidecar.core.layout import CursorRow, StreamRow, Table, pack_pair, unpack_i
 from sidecar.errors import JournalDamaged
 from sidecar.journal import blocks
 from sidecar.journal.reader import Reader
-from sidecar.journal.reads import check_meta, read_meta
+from sidecar.journal.reads import KEY_BYTES, check_meta, read_meta
 
 STEP = 256
 """Rows read in one transaction (8 MiB of records)."""
@@ -124,7 +124,7 @@ class Verify:
     def _records(self) -> None:
         at, expected, ordinal = -1, 0, -1
         for key, block in self._rows(Table.RECORDS):
-            if len(key) != 12:
+            if len(key) != KEY_BYTES:
                 self._add("records", f"key {key!r} is none of ours")
                 continue
             sid, first = unpack_pair(key)
@@ -166,7 +166,7 @@ class Verify:
     def _ids(self) -> None:
         at, expected = -1, 0
         for key, block in self._rows(Table.IDS):
-            if len(key) != 12:
+            if len(key) != KEY_BYTES:
                 self._add("ids", f"key {key!r} is none of ours")
                 continue
             did, first = unpack_pair(key)
