@@ -1,0 +1,264 @@
+"""One recovery: from an open (or a hole) to the merge. What was asked, what came, whether it is everything (R5 to R9, R11 to R14).
+
+A recovery lasts for one or more exchanges. Each is one `resync` frame, the rows that follow, and its acknowledgement; one at a
+time. All frames in between, live ones too, are collected here (R6) and only then put in order. After an acknowledgement `acked`
+says what is next:
+
+    first exchange: cursor - overlap ──ack──┬─ all numbers there, same life ─────────────────────► Merge (database rows ignored)
+                                            ├─ another life (R7), numbers missing, or no proof ──► Ask(-1, since)
+    Ask(-1, since) ─────────────────ack─────┬─ a kind stood at 1000 rows (R8) ───────────────────► Ask(-1, newest row - 1 s) …
+                                            ├─ a second with over 1000 rows, hollow replay ──────► History (REST)
+                                            └─ every kind under 1000 rows: proof ────────────────► Merge
+    no ack in time (R9) ─────────────────────────────────────────────────────────────────────────► History (REST)
+
+The same life is proven by an overlapping number whose event is the one in the journal. In one proven life every event has a number,
+so if all numbers are there, database rows can only be events that were never pushed to this agent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sidecar.core.hold import Hold
+from sidecar.dialects.relaycast import frames
+from sidecar.dialects.relaycast.frames import Frame
+from sidecar.dialects.relaycast.instants import iso
+from sidecar.dialects.relaycast.progress import Progress, Range, Reaction, holes, reaction_of
+
+COUNTER = 9007199254740991
+"""A last_seen_seq above every counter: the answer tells the counter and replays nothing."""
+DATABASE_LIMIT = 1000
+MAX_PAGES = 500
+FRAME_COST = 400
+"""Bytes counted against the hold for a frame beside its payload."""
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """Send a resync: everything above `seq`, database rows later than `since` (server ms)."""
+
+    seq: int
+    since: int
+
+    def frame(self) -> bytes:
+        """The client's frame (section 3)."""
+        return msgspec.json.encode({"type": "resync", "last_seen_seq": self.seq, "since": iso(self.since)})
+
+
+class History(msgspec.Struct, frozen=True):
+    """Read history over REST, for `why`."""
+
+    why: str
+
+
+class Merge(msgspec.Struct, frozen=True):
+    """Everything that can be had is here."""
+
+
+Step = Ask | History | Merge
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """A resync_ack."""
+
+    asked: int
+    current: int
+    replayed: int
+    gap: bool
+
+
+def ack_of(frame: Frame) -> Ack | None:
+    """The acknowledgement in a frame of type resync_ack; None if its counter is not a number."""
+    members = frames.fields(frame.payload)
+    current, asked, count = members.get("current_seq"), members.get("last_seen_seq"), members.get("replayed")
+    if isinstance(current, bool) or not isinstance(current, int | float) or current < 0:
+        return None
+    number = int(asked) if isinstance(asked, int | float) else COUNTER
+    return Ack(number, int(current), count if isinstance(count, int) else 0, members.get("gap_detected") is True)
+
+
+class Exchange:
+    """One resync under way. `counts` and `newest` (server ms): database rows by class of query (m, d, r); `lowest`: the lowest number
+    above the one asked from that came."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self.lowest = COUNTER
+        self.received = 0
+        self.counts = {"m": 0, "d": 0, "r": 0}
+        self.newest = {"m": 0, "d": 0, "r": 0}
+        self.reached = 0
+
+    def saw_row(self, query: str, ms: int) -> None:
+        """A database row came; rows are merged by second, so its time is at least that of the rows before it."""
+        self.reached = max(self.reached, ms)
+        self.counts[query] += 1
+        self.newest[query] = self.reached
+
+    def next_page(self) -> int | None:
+        """Where to ask on (server ms, whole seconds) if a query stood at its limit (R8), None if none did."""
+        full = [self.newest[query] for query, count in self.counts.items() if count >= DATABASE_LIMIT]
+        return min(full) // 1000 * 1000 - 1000 if full else None
+
+
+class Recovery:
+    """What has come since the open. `base`: numbers up to it need no recovery; `fresh`: a new life was found; `proven`: the same
+    life was; `top`: the counter at the last acknowledgement, None before one; `released`: live events are let through meanwhile."""
+
+    def __init__(self, progress: Progress, since: int, *, proven: bool = False, learning: bool = False, cause: str = "open") -> None:
+        self.progress = progress
+        self.base = progress.cursor
+        self.since = since
+        self.proven = proven
+        self.learning = learning
+        self.cause = cause
+        self.hold: Hold[Frame] = Hold()
+        self.exchange: Exchange | None = None
+        self.pages = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Throw away what has come (R6)."""
+        self.fresh = False
+        self.released = False
+        self.unsure = False
+        self.database = False
+        self.top: int | None = None
+        self.denied: str = ""
+        self.limited = False
+        self.seqd: dict[int, Frame] = {}
+        self.overlap: dict[int, Frame] = {}
+        self.rows: dict[bytes, Frame] = {}
+        self.reactions: dict[Reaction, Frame] = {}
+        self.others: list[tuple[int, Frame]] = []
+        self.strange: dict[bytes, Frame] = {}
+        self.highest = self.base
+        self.hold.clear()
+
+    def ask(self, ask: Ask) -> bytes:
+        """Begin an exchange; the frame to send."""
+        self.exchange = Exchange(ask)
+        if ask.seq < 0:
+            self.pages += 1
+        return ask.frame()
+
+    def take(self, frame: Frame) -> bool:
+        """Collect a frame. False: the hold overflowed and everything collected is gone (R6)."""
+        if not self.hold.reserve(len(frame.payload) + FRAME_COST):
+            self.forget()
+            return False
+        if self.exchange is not None:
+            self.exchange.received += 1
+        if frame.seq >= 0:
+            self._take_numbered(frame)
+        else:
+            self._take_row(frame)
+        return True
+
+    def _take_numbered(self, frame: Frame) -> None:
+        if self.exchange is not None and frame.seq > self.exchange.ask.seq:
+            self.exchange.lowest = min(self.exchange.lowest, frame.seq)
+        self.highest = max(self.highest, frame.seq)
+        target = self.seqd if frame.seq > self.base else self.overlap
+        target[frame.seq] = frame
+
+    def _take_row(self, frame: Frame) -> None:
+        exchange = self.exchange
+        if frame.key:
+            if exchange is not None:
+                exchange.saw_row("m" if frame.key[:1] in b"ct" else "d", frames.server_ms(frame.message_id))
+            self.rows.setdefault(frame.key, frame)
+            return
+        reaction = reaction_of(frame)
+        if reaction is not None and reaction[1]:
+            if exchange is not None:
+                exchange.saw_row("r", frames.server_ms(frames.as_id(reaction[0][0])))
+            self.reactions.setdefault(reaction[0], frame)
+        elif frames.fields(frame.payload).get("replayed") is True:
+            self.strange.setdefault(frame.payload, frame)
+        else:
+            self.others.append((self.highest, frame))
+
+    def add_history(self, rows: list[Frame]) -> None:
+        """Take frames made from REST; a copy that is here already wins."""
+        for frame in rows:
+            self.rows.setdefault(frame.key, frame)
+
+    # --- what is next ------------------------------------------------------------------------------------------------------------
+
+    def acked(self, ack: Ack) -> Step:
+        """An exchange was acknowledged: what is next."""
+        exchange = self.exchange
+        assert exchange is not None
+        self.exchange = None
+        self.judge_life(ack.current)
+        self.top = ack.current
+        if ack.gap:
+            self.database = True
+        if self.is_whole():
+            return Merge()
+        if exchange.ask.seq >= 0 and not self.database:
+            return Ask(-1, self.since)
+        if self.fresh and exchange.ask.seq >= 0:
+            return Ask(-1, self.since)
+        page = exchange.next_page()
+        if page is not None and self.pages < MAX_PAGES:
+            if page <= exchange.ask.since // 1000 * 1000:
+                # More than 1000 rows in one second: REST for them, and on behind it, where only a replay finds some kinds.
+                self.unsure = True
+                page = exchange.ask.since // 1000 * 1000 + 1000
+            return Ask(-1, page)
+        hollow = exchange.ask.seq < ack.current < exchange.lowest
+        if self.unsure or page is not None or hollow or exchange.received < ack.replayed or not ack.gap:
+            return History("the replay did not prove that it was whole")
+        return Merge()
+
+    def unanswered(self) -> Step:
+        """No acknowledgement came in time (R9)."""
+        self.exchange = None
+        self.judge_life(None)
+        return History("no acknowledgement of the resync")
+
+    def is_whole(self) -> bool:
+        """Proven to be in the same life, and every number is there."""
+        return self.proven and not self.fresh and not self.missing()
+
+    def missing(self) -> list[Range]:
+        """Numbers from which nothing has come, up to the acknowledged counter (without one: to the highest number seen)."""
+        return holes(self.base + 1, self.end(), self.seqd)
+
+    def end(self) -> int:
+        """Up to where this recovery accounts for numbers."""
+        return max(self.seqd, default=self.base) if self.top is None else self.top
+
+    def judge_life(self, current: int | None) -> None:
+        """Same life or a new one (R7)? What came with numbers up to the cursor is compared with the journal."""
+        if self.fresh:
+            return
+        matched, sure_match, differed, sure_difference = 0, False, 0, False
+        for seq, frame in self.overlap.items():
+            known = self.progress.mark_at(seq)
+            mark = frames.mark(frame)
+            if not known:
+                continue
+            if known == mark:
+                matched += 1
+                sure_match = sure_match or bool(frame.key)
+            else:
+                differed += 1
+                sure_difference = sure_difference or bool(frame.key) or bool(known & 1)
+        new = sure_difference or (differed and not sure_match)
+        if new or (current is not None and current < self.base):
+            self.fresh = True
+            self.proven = False
+            self.base = 0
+            self.seqd = self.overlap | self.seqd
+            self.overlap = {}
+        elif matched:
+            self.proven = True
+
+
+def describe(step: Any) -> str:
+    """A step for the log."""
+    return f"resync from {step.seq}" if isinstance(step, Ask) else step.why if isinstance(step, History) else "merge"
