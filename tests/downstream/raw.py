@@ -2,11 +2,15 @@
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import ssl
 import struct
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
+import pytest
 from aiohttp import web
 
 from sidecar.downstream.passthrough import RUNNER_OPTIONS, forward, leave_expectation
@@ -137,10 +141,10 @@ async def serving(handler: Callable[[web.BaseRequest], Awaitable[web.StreamRespo
 
 
 @contextlib.asynccontextmanager
-async def proxied(serve: Serve, http: UpstreamHttp | None = None, **options: object) -> AsyncIterator[tuple[Upstream, int]]:
+async def proxied(serve: Serve, tls: ssl.SSLContext | None = None, **options: object) -> AsyncIterator[tuple[Upstream, int]]:
     """An upstream, and a sidecar port in front of it that passes everything through; sockets are tunnelled."""
-    async with upstream(serve) as up:
-        client = http or UpstreamHttp()
+    async with upstream(serve, tls) as up:
+        client = UpstreamHttp()
 
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
             if wants_websocket(request):
@@ -156,3 +160,20 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+def make_certificate(folder: Path) -> Path:
+    """Put a private CA's certificate and key for 127.0.0.1 and upstream.test into a folder; skips without openssl."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl command to make a certificate with")
+    subject = ["-subj", "/CN=sidecar test", "-addext", "subjectAltName=IP:127.0.0.1,DNS:upstream.test"]
+    made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run([*made, "-keyout", folder / "key.pem", "-out", folder / "cert.pem"], check=True, capture_output=True)
+    return folder
+
+
+def server_context(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    return context

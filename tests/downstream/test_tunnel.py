@@ -5,6 +5,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -13,7 +14,7 @@ from yarl import URL
 
 from sidecar.downstream.tunnel import tunnel
 from sidecar.upstream.http import UpstreamHttp
-from tests.downstream.raw import DEADLINE_S, Peer, agent, away, proxied, serving, upstream
+from tests.downstream.raw import DEADLINE_S, Peer, agent, away, make_certificate, proxied, server_context, serving, upstream
 
 SWITCH = b"HTTP/1.1 101 Odd Reason\r\nupgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\nX-A: 1\r\nx-a: 2\r\n\r\n"
 
@@ -147,30 +148,81 @@ def test_one_end_gone_closes_the_other(end: str) -> None:
 
 
 def test_last_bytes_arrive_before_the_close() -> None:
-    """Written and closed at once by the upstream: all of it reaches an agent that reads more slowly than the tunnel."""
+    """The upstream writes and closes at once, while the agent does not read and its sockets take next to nothing: what is still
+    in this process when the tunnel is over must get there all the same."""
 
     async def scenario() -> None:
-        size = 4 * 1024 * 1024
+        size = 60_000
+        over = asyncio.Event()
 
         async def serve(peer: Peer) -> None:
             await peer.head()
-            await peer.send(SWITCH)
-            await peer.send(b"z" * size)
+            await peer.send(SWITCH + b"z" * size)
 
-        async with proxied(serve) as (_, port):
-            loop = asyncio.get_running_loop()
-            with socket.socket() as sock:
-                sock.setblocking(False)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                await loop.sock_connect(sock, ("127.0.0.1", port))
-                await loop.sock_sendall(sock, handshake(port))
-                got = 0
-                async with asyncio.timeout(DEADLINE_S):
-                    while data := await loop.sock_recv(sock, 4096):
-                        got += len(data)
-                        for _ in range(5):
-                            await asyncio.sleep(0)
-                assert got == len(SWITCH) + size
+        async with upstream(serve) as up:
+
+            async def handler(request: web.BaseRequest) -> web.StreamResponse:
+                assert request.transport is not None
+                request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                try:
+                    return await tunnel(request, UpstreamHttp(), up.url, unavailable=away)
+                finally:
+                    over.set()
+
+            async with serving(handler) as port:
+                with socket.socket() as sock:
+                    sock.setblocking(False)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                    loop = asyncio.get_running_loop()
+                    await loop.sock_connect(sock, ("127.0.0.1", port))
+                    await loop.sock_sendall(sock, handshake(port))
+                    await asyncio.wait_for(over.wait(), DEADLINE_S)
+                    got = b""
+                    async with asyncio.timeout(DEADLINE_S):
+                        while data := await loop.sock_recv(sock, 65536):
+                            got += data
+                    assert got == SWITCH + b"z" * size
+
+    asyncio.run(scenario())
+
+
+def test_an_upstream_behind_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+    block = os.urandom(3_000_000)
+
+    async def scenario() -> None:
+        async def serve(peer: Peer) -> None:
+            _, lines = await peer.head()
+            assert f"Origin: https://127.0.0.1:{up.port}".encode() in lines
+            await peer.send(SWITCH)
+            assert await peer.exactly(len(block)) == block
+            await peer.send(block)
+
+        async with proxied(serve, server_context(certificate)) as (up, port), agent(port) as peer:
+            await peer.send(handshake(port))
+            assert await peer.exactly(len(SWITCH)) == SWITCH
+            await peer.send(block)
+            assert await peer.rest() == block
+
+    asyncio.run(scenario())
+
+
+def test_an_agent_that_leaves_during_the_handshake_takes_the_upstreams_connection_along() -> None:
+    async def scenario() -> None:
+        asked, left = asyncio.Event(), asyncio.Event()
+
+        async def serve(peer: Peer) -> None:
+            await peer.head()
+            asked.set()
+            assert await peer.rest() == b""
+            left.set()
+
+        async with proxied(serve) as (_, port), agent(port) as peer:
+            await peer.send(handshake(port))
+            await asyncio.wait_for(asked.wait(), DEADLINE_S)
+            peer.close()
+            await asyncio.wait_for(left.wait(), DEADLINE_S)
 
     asyncio.run(scenario())
 

@@ -1,9 +1,6 @@
 """The HTTP client over real sockets: nothing repeated, own requests behind the agents', proxies and private CAs."""
 
 import asyncio
-import shutil
-import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +10,7 @@ from sidecar.errors import UpstreamAway
 from sidecar.upstream.dial import Dialer
 from sidecar.upstream.http import MAX_OWN_BODY, UpstreamBroke, UpstreamHttp
 from sidecar.upstream.wire import split_url
-from tests.downstream.raw import DEADLINE_S, Peer, until, upstream
+from tests.downstream.raw import DEADLINE_S, Peer, make_certificate, server_context, until, upstream
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -262,6 +259,26 @@ def test_a_source_that_fails_reaches_the_caller_and_not_the_upstream_as_an_end()
     asyncio.run(scenario())
 
 
+def test_an_answer_that_came_before_a_reset_is_read_to_its_end() -> None:
+    """As from a server that refuses a large upload: it answers, and resets because it will not read the rest."""
+
+    async def scenario() -> None:
+        async def serve(peer: Peer) -> None:
+            await peer.head()
+            await peer.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
+            peer.reset()
+
+        async def source() -> AsyncIterator[bytes]:
+            while True:
+                yield b"x" * 65536
+
+        async with upstream(serve) as up, UpstreamHttp().exchange("PUT", up.url, [], source()) as answer:
+            await asyncio.wait_for(answer.uploaded(), DEADLINE_S)  # ended by the reset
+            assert (answer.status, [data async for data in answer.body()]) == (413, [b"big"])
+
+    asyncio.run(scenario())
+
+
 def test_connections_that_cannot_be_made() -> None:
     async def scenario() -> None:
         async with upstream(answer_all) as up:
@@ -289,21 +306,7 @@ def test_connecting_is_bounded() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A private CA's certificate and key for 127.0.0.1 in one file."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl command to make a certificate with")
-    path = tmp_path_factory.mktemp("tls")
-    subject = ["-subj", "/CN=sidecar test", "-addext", "subjectAltName=IP:127.0.0.1,DNS:upstream.test"]
-    made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
-    subprocess.run([*made, "-keyout", path / "key.pem", "-out", path / "cert.pem"], check=True, capture_output=True)
-    return path
-
-
-def server_context(certificate: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    return context
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def test_tls_is_verified_and_ssl_cert_file_is_honoured(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
