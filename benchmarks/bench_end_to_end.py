@@ -38,6 +38,10 @@ def measure(route: Route, count: int) -> Round:
     return Round(got["cpu_ns"] / counted / 1000, total / count / 1000, counted / got["wall_ns"] * 1e9)
 
 
+def _told(memory: dict[str, float]) -> str:
+    return f"{memory['VmHWM']:.0f} MiB; private at the end {memory['RssAnon']:.0f}, mapped {memory['RssFile']:.0f}"
+
+
 def shares(relay: list[Round], sidecar: list[Round]) -> list[Row]:
     """The sidecar's share of the relay: of the CPU of all rounds together, since single rounds scatter (README.md).
 
@@ -69,14 +73,14 @@ def bench(options: Options) -> list[Row]:
         for i in range(rounds):
             for kind in kinds if i % 2 == 0 else reversed(kinds):
                 results[kind].append(measure(routes[kind], count))
-        peaks = {kind: memory_mib(route.proxy.pid)["VmHWM"] for kind, route in routes.items()}
+        memory = {kind: memory_mib(route.proxy.pid) for kind, route in routes.items()}
     rows = []
     for kind, got in results.items():
         rows += [
             Row(f"end to end, {kind}: CPU µs an event", "", middle([r.cpu_us for r in got])),
             Row(f"end to end, {kind}: the same until quiet", "", middle([r.total_us for r in got])),
             Row(f"end to end, {kind}: events/s", "", f"{statistics.median(r.rate for r in got):,.0f}"),
-            Row(f"end to end, {kind}: peak RSS", "", f"{peaks[kind]:.0f} MiB"),
+            Row(f"end to end, {kind}: peak RSS", "", _told(memory[kind])),
         ]
     if "sidecar" in results:
         rows += shares(results["relay"], results["sidecar"])
