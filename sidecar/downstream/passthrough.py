@@ -204,8 +204,11 @@ class _Forward:
         response = RelayedResponse(self._request, answer.status, answer.reason, headers, answer.framing)
         await response.start()
         await response.send(body)
-        async for piece in pieces:
-            await response.send(piece)
+        try:
+            async for piece in pieces:
+                await response.send(piece)
+        except UpstreamError:
+            response.break_off()
         await response.finish(answer.trailers)
         return response
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from sidecar.downstream import passthrough
 from sidecar.downstream.passthrough import COPY_LIMIT, forward
 from sidecar.upstream.http import UpstreamHttp
 from sidecar.upstream.wire import Header
@@ -635,6 +636,16 @@ def test_rewrite_changes_the_body_and_its_length_only() -> None:
     lines, _, got = run_hooks(b"q", answer, rewrite=rewrite)
     assert got == b"HTTP/1.1 200 Fine\r\ncontent-length: 9\r\nX: 1\r\nx: 2\r\nConnection: close\r\n\r\nrewritten"
     assert b"accept-encoding: identity" in lines
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_answer_too_large_to_rewrite_passes_as_it_is(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passthrough, "REWRITE_LIMIT", 100_000)
+    body = b"ok" * 1_000_000
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
+    _, _, got = run_hooks(b"q", answer if whole else answer[:-1], rewrite=lambda *_: b"never")
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\nConnection: close\r\n\r\n"
+    assert got == head + (body if whole else body[:-1])
 
 
 def test_without_rewrite_the_accepted_encodings_are_the_agents() -> None:
