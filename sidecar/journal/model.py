@@ -11,7 +11,7 @@ import hashlib
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterator
 
-from sidecar.core.layout import Batch, Table, cursor_key, pack_pair, unpack_pair
+from sidecar.core.layout import Batch, Table, cursor_key, id_in_block, pack_pair, unpack_pair
 from sidecar.errors import JournalFull
 from sidecar.journal import blocks, retention
 from sidecar.journal.reads import Usage
@@ -140,6 +140,13 @@ class ModelStore:
             found.append((offset, rows.rows[key]))
             taken += len(rows.rows[key])
         return found
+
+    def id_at(self, did: int, number: int) -> bytes | None:
+        """The full key that was given a number in a domain, None if it is not kept."""
+        row = self.floor(Table.IDS, pack_pair(did, number))
+        if row is None or unpack_pair(row[0])[0] != did:
+            return None
+        return id_in_block(row[1], number - unpack_pair(row[0])[1])
 
     # --- writing -----------------------------------------------------------------------------------------------------------------
 

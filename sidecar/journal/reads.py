@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import lmdb
 import msgspec
 
-from sidecar.core.layout import SCHEMA, StreamRow, Table, pack_pair, pack_u32, unpack_pair
+from sidecar.core.layout import SCHEMA, StreamRow, Table, id_in_block, pack_pair, pack_u32, unpack_pair
 from sidecar.errors import DataDirForeign, JournalDamaged, JournalError
 from sidecar.journal import blocks
 
@@ -90,7 +90,7 @@ class Reads:
     def get(self, table: Table, key: bytes) -> bytes | None:
         """The row's value, None if absent. Raises JournalDamaged (RecordDamaged for a record)."""
         if table is Table.RECORDS:
-            found = self._record_at_or_before(key)
+            found = self._sound(lambda txn: self._record_at_or_before(txn, key))
             return found[1] if found is not None and found[0] == key else None
 
         def work(txn: Any) -> bytes | None:
@@ -102,7 +102,7 @@ class Reads:
     def floor(self, table: Table, key: bytes) -> tuple[bytes, bytes] | None:
         """The row with the greatest key <= `key`, None if there is none. Raises JournalDamaged."""
         if table is Table.RECORDS:
-            return self._record_at_or_before(key)
+            return self._sound(lambda txn: self._record_at_or_before(txn, key))
 
         def work(txn: Any) -> tuple[bytes, bytes] | None:
             cursor = txn.cursor(self._db[table])
@@ -113,7 +113,7 @@ class Reads:
     def ceiling(self, table: Table, key: bytes) -> tuple[bytes, bytes] | None:
         """The row with the smallest key >= `key`, None if there is none. Raises JournalDamaged."""
         if table is Table.RECORDS:
-            return self._record_at_or_after(key)
+            return self._sound(lambda txn: self._record_at_or_after(txn, key))
 
         def work(txn: Any) -> tuple[bytes, bytes] | None:
             cursor = txn.cursor(self._db[table])
@@ -135,22 +135,17 @@ class Reads:
                 rows.append((bytes(key), bytes(value)))
             return rows
 
-        rows = self._read(work)
-        if table is not Table.RECORDS:
-            return iter(rows)
-        flat = []
-        for key, block in rows:
-            self._intact(key, block)
-            sid, first = unpack_pair(key)
-            flat += [(pack_pair(sid, first + i), value) for i, value in enumerate(blocks.records(block))]
-        return iter(flat)
+        if table is Table.RECORDS:
+            every = self._sound(lambda txn: [_rows(bytes(key), block) for key, block in txn.cursor(self._db[table])])
+            return iter([row for rows in every for row in rows if row[0].startswith(prefix)])
+        return iter(self._read(work))
 
     def read(self, sid: int, after: int, count: int, size: int) -> list[tuple[int, bytes]]:
         """Records of a stream with offset > after, in order: at most `count`, and about `size` bytes, but at least one.
 
         Raises RecordDamaged if the first of them is damaged (else what comes before the damage is returned)."""
 
-        def work(txn: Any) -> tuple[list[tuple[int, bytes]], tuple[int, int, str] | None]:
+        def work(txn: Any) -> list[tuple[int, bytes]]:
             rows: list[tuple[int, bytes]] = []
             taken = expected = 0
             cursor = txn.cursor(self._db[Table.RECORDS])
@@ -162,12 +157,14 @@ class Reads:
                 at, first = unpack_pair(key)
                 if at != sid:
                     break
-                if expected and first != expected:
-                    return rows, (expected, first - 1, "they are missing")
                 try:
-                    expected = first + blocks.check(key, block)
-                except ValueError as why:
-                    return rows, (first, 0, str(why))
+                    if expected and first != expected:
+                        raise _Unsound(sid, expected, first - 1, "they are missing")
+                    expected = first + _check(key, block)
+                except _Unsound:
+                    if rows:
+                        break
+                    raise
                 start = max(0, after + 1 - first)
                 for offset, value in enumerate(blocks.records(block, start, start + count - len(rows)), first + start):
                     rows.append((offset, value))
@@ -175,66 +172,54 @@ class Reads:
                     if taken >= size:
                         break
                 more = cursor.next()
-            return rows, None
+            return rows
 
-        rows, damage = self._read(work)
-        if damage is not None and not rows:
-            raise self._damaged(sid, *damage)
-        return rows
+        return self._sound(work)
 
-    def _record_at_or_before(self, key: bytes) -> tuple[bytes, bytes] | None:
-        def work(txn: Any) -> tuple[bytes, bytes] | None:
-            cursor = txn.cursor(self._db[Table.RECORDS])
-            return (bytes(cursor.key()), bytes(cursor.value())) if _at_or_before(cursor, key) else None
+    def id_at(self, did: int, number: int) -> bytes | None:
+        """The full key that was given a number in a domain, None if it is not kept. Like floor, but does not copy the block.
 
-        row = self._read(work)
-        return None if row is None else self._pick(row, key)
+        Raises JournalDamaged."""
 
-    def _record_at_or_after(self, key: bytes) -> tuple[bytes, bytes] | None:
-        def work(txn: Any) -> list[tuple[bytes, bytes]]:
-            cursor = txn.cursor(self._db[Table.RECORDS])
-            near = []
-            if _at_or_before(cursor, key):
-                near.append((bytes(cursor.key()), bytes(cursor.value())))
-            if cursor.set_range(key):
-                near.append((bytes(cursor.key()), bytes(cursor.value())))
-            return near
+        def work(txn: Any) -> bytes | None:
+            cursor = txn.cursor(self._db[Table.IDS])
+            if not _at_or_before(cursor, pack_pair(did, number)):
+                return None
+            at, first = unpack_pair(cursor.key())
+            return id_in_block(cursor.value(), number - first) if at == did else None
 
-        for row in self._read(work):
-            found = self._pick(row, max(key, row[0]))
-            if found[0] >= key:
-                return found
-        return None
+        found = self._read(work)
+        return None if found is None else bytes(found)
 
-    def _pick(self, row: tuple[bytes, bytes], key: bytes) -> tuple[bytes, bytes]:
-        """The record of a block with this key, or else its last."""
-        number = self._intact(*row)
-        sid, first = unpack_pair(row[0])
-        wanted, offset = unpack_pair(key)
-        index = min(number - 1, offset - first if wanted == sid else number - 1)
-        return pack_pair(sid, first + index), blocks.records(row[1], index, index + 1)[0]
+    def _record_at_or_before(self, txn: Any, key: bytes) -> tuple[bytes, bytes] | None:
+        cursor = txn.cursor(self._db[Table.RECORDS])
+        return _pick(cursor, key) if _at_or_before(cursor, key) else None
 
-    def _intact(self, key: bytes, block: bytes) -> int:
-        if len(key) != KEY_BYTES:
-            raise JournalDamaged(f"journal: key {key!r} among the records is none of ours")
+    def _record_at_or_after(self, txn: Any, key: bytes) -> tuple[bytes, bytes] | None:
+        cursor = txn.cursor(self._db[Table.RECORDS])
+        if _at_or_before(cursor, key) and (found := _pick(cursor, key))[0] >= key:
+            return found
+        return _pick(cursor, bytes(cursor.key())) if cursor.set_range(key) else None
+
+    def _sound(self, work: Callable[[Any], T]) -> T:
+        """As _read, for what looks into record blocks."""
         try:
-            return blocks.check(key, block)
-        except ValueError as why:
-            sid, first = unpack_pair(key)
-            raise self._damaged(sid, first, 0, str(why)) from why
+            return self._read(work)
+        except _Unsound as bad:
+            raise self._damaged(bad) from bad
 
-    def _damaged(self, sid: int, first: int, last: int, why: str) -> RecordDamaged:
-        """The error for damaged records; `last` 0: how far is not known, so to the next block, or at least one."""
+    def _damaged(self, bad: _Unsound) -> RecordDamaged:
+        """The error for damaged records; how far they reach, if it is not known: to the next block, or at least one."""
 
         def work(txn: Any) -> int:
             cursor = txn.cursor(self._db[Table.RECORDS])
-            if cursor.set_range(pack_pair(sid, first + 1)):
+            if cursor.set_range(pack_pair(bad.sid, bad.first + 1)):
                 at, after = unpack_pair(cursor.key())
-                if at == sid:
+                if at == bad.sid:
                     return int(after) - 1
-            return first
+            return bad.first
 
-        return RecordDamaged(self.stream_name(sid), sid, first, last or self._read(work), why)
+        return RecordDamaged(self.stream_name(bad.sid), bad.sid, bad.first, bad.last or self._read(work), bad.why)
 
     def stream_name(self, sid: int) -> str:
         """The name of a stream, `#<id>` if it is not registered."""
@@ -279,6 +264,43 @@ class Reads:
 
     def _bounds(self) -> tuple[int, int]:
         return 0, 0
+
+
+class _Unsound(Exception):
+    """Records `first` to `last` (0: not known) of a stream are not what was written."""
+
+    def __init__(self, sid: int, first: int, last: int, why: str) -> None:
+        super().__init__(why)
+        self.sid = sid
+        self.first = first
+        self.last = last
+        self.why = why
+
+
+def _check(key: bytes, block: memoryview) -> int:
+    """The number of records of a block. Raises _Unsound."""
+    sid, first = unpack_pair(key)
+    try:
+        return blocks.check(key, block)
+    except ValueError as why:
+        raise _Unsound(sid, first, 0, str(why)) from why
+
+
+def _pick(cursor: Any, key: bytes) -> tuple[bytes, bytes]:
+    """The record with this key from the block under the cursor, or else the block's last. Raises _Unsound."""
+    own, block = bytes(cursor.key()), cursor.value()
+    number = _check(own, block)
+    sid, first = unpack_pair(own)
+    wanted, offset = unpack_pair(key)
+    index = min(number - 1, offset - first if wanted == sid else number - 1)
+    return pack_pair(sid, first + index), blocks.records(block, index, index + 1)[0]
+
+
+def _rows(key: bytes, block: memoryview) -> list[tuple[bytes, bytes]]:
+    """All records of a block. Raises _Unsound."""
+    _check(key, block)
+    sid, first = unpack_pair(key)
+    return [(pack_pair(sid, offset), value) for offset, value in enumerate(blocks.records(block), first)]
 
 
 def _at_or_before(cursor: Any, key: bytes) -> bool:

@@ -317,7 +317,8 @@ class Store(Reads):
         try:
             return super()._read(work)
         except JournalDamaged as error:
-            self.directory.condemn(error.text)
+            if isinstance(error.__cause__, DAMAGE):  # LMDB's own word: no page of the file is to be trusted
+                self.directory.condemn(error.text)
             raise
         except JournalError:
             if not self._reopening.locked():

@@ -11,7 +11,7 @@ import pytest
 from sidecar.core.layout import Batch, Table, pack_pair, unpack_pair
 from sidecar.journal.model import ModelStore
 from sidecar.journal.store import DROP_ROWS
-from tests.journal.rows import HEAD, WALL, batch_of, cursor, event, events, everything, opened
+from tests.journal.rows import HEAD, WALL, batch_of, cursor, event, events, everything, ids, opened
 
 
 @pytest.fixture(params=["lmdb", "model"])
@@ -80,6 +80,16 @@ class TestReads:
         assert store.read(1, 310, 10, 1000) == []
         assert store.read(3, 0, 10, 1000) == []
         assert [offset for offset, _ in store.read(2, 0, 10, 1000)] == [1, 2, 3, 4, 5]
+
+    def test_an_id_is_found_by_its_number(self, store: Any) -> None:
+        batch = Batch()
+        ids(batch, 1, 5, [b"five", b"six"])
+        ids(batch, 1, 7, [b"seven"])
+        ids(batch, 2, 1, [b"one"])
+        store.apply(batch)
+        assert [store.id_at(1, number) for number in range(4, 9)] == [None, b"five", b"six", b"seven", None]
+        assert [store.id_at(2, number) for number in range(3)] == [None, b"one", None]
+        assert store.id_at(3, 1) is None
 
 
 class TestApply:

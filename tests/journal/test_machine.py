@@ -137,6 +137,7 @@ class Journals(RuleBasedStateMachine):
     def look_up(self, table: Table, sid: int, offset: int) -> None:
         key = pack_pair(sid, offset)
         mine: list[Any] = [self.store.get(table, key), self.store.floor(table, key), self.store.ceiling(table, key)]
+        assert self.store.id_at(sid, offset) == self.model.id_at(sid, offset)
         assert mine == [self.model.get(table, key), self.model.floor(table, key), self.model.ceiling(table, key)]
 
     @rule()
