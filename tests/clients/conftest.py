@@ -23,6 +23,8 @@ INSTALL_S = 300
 CLIENTS = {"v2": "2.6.0", "v4": "4.2.0", "python": "0.2.0"}
 """npm @relaycast/sdk twice, PyPI relaycast-sdk."""
 
+Judged = Callable[[Scenario], None]
+
 
 class Clients:
     """Finds or installs the clients; `command` starts an agent on one, `rest` the script of REST calls."""

@@ -124,7 +124,7 @@ class SidecarProcess(_Child):
                 **self.env,
             },
         )
-        await until(lambda: not self.alive or self._listening(begun), lambda: f"the sidecar does not listen:\n{self.tail()}")
+        await until(lambda: not self.alive or bool(self._listening(begun)), lambda: f"the sidecar does not listen:\n{self.tail()}")
         found = self._listening(begun)
         assert found, f"the sidecar ended at its start:\n{self.tail()}"
         self.url = found

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
-from tests.clients.stage import Open, Scenario
+from tests.clients.conftest import Judged
 from tests.clients.processes import until
-
-Judged = Callable[[Scenario], None]
+from tests.clients.stage import Open
 
 
 async def ten_cuts(open_stage: Open) -> None:
