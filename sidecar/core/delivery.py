@@ -95,6 +95,13 @@ class Session:
             _, records, size = barriers.popleft()
             self.out_records -= records
             self.out_bytes -= size
+        if barriers and (part := durable - barriers[0][0] + barriers[0][1]) > 0:
+            # A client that acks in the middle of a batch: the window opens by as much, else one that acks every n would wait for ever.
+            barrier, records, size = barriers[0]
+            share = size * part // records
+            barriers[0] = (barrier, records - part, size - share)
+            self.out_records -= part
+            self.out_bytes -= share
 
     def evidence(self, offset: int) -> int:
         """Transport evidence up to `offset`; returns what may be credited now (0: nothing new).

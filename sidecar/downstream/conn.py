@@ -55,6 +55,7 @@ class Conn:
         self._frames: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self._closing = False
+        self._farewell: asyncio.Task[None] | None = None
 
     # --- orders --------------------------------------------------------------------------------------------------------------
 
@@ -97,7 +98,7 @@ class Conn:
             if transport is not None:
                 transport.abort()
         elif self._ws is not None:
-            self._loop.create_task(self._goodbye(self._ws, code, reason))
+            self._farewell = self._loop.create_task(self._goodbye(self._ws, code, reason))
 
     async def _goodbye(self, ws: web.WebSocketResponse, code: int, reason: str) -> None:
         try:
@@ -141,6 +142,9 @@ class Conn:
             self._flush()
             self._say(ev.ConnClosed(self.name, code))
             self._sink = None
+        if self._farewell is not None:
+            # Until the client answered the close: a connection cut at once may cost it our code, and what came before.
+            await self._farewell
         return ws
 
     async def _read(self, ws: web.WebSocketResponse) -> int | None:

@@ -73,7 +73,11 @@ class Server:
             self.engine.feed(owner, ev.ConnOpened(name, self.head(request)))
             decision = await self._decision(conn, request, owner)
             if isinstance(decision, act.Accept):
-                return await conn.run(decision.subprotocol)
+                try:
+                    return await conn.run(decision.subprotocol)
+                finally:
+                    # Also when the handshake failed: no session may stay behind. To say it twice does no harm.
+                    self.engine.feed(owner, ev.ConnClosed(name, None))
             if isinstance(decision, act.Tunnel):
                 return await self._tunnel(request, name, decision)
             if isinstance(decision, act.Refuse):

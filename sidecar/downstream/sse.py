@@ -50,15 +50,16 @@ class SseConn:
         if not self.decided.done():
             self.decided.set_result(action)
 
-    def send(self, frames: Sequence[bytes]) -> None:
-        """Send events, ready made."""
+    def send(self, frames: Sequence[bytes], droppable: bool = False) -> None:
+        """Send events, ready made; droppable ones only to a client that keeps up."""
         data = b"".join(frames)
         if not self._running:
             self._early.append(data)
             return
         transport = self.request.transport
-        if transport is not None and not self._ended.is_set():
-            transport.write(wire.chunk(data) if self._chunked else data)
+        if transport is None or self._ended.is_set() or (droppable and transport.get_write_buffer_size()):
+            return
+        transport.write(wire.chunk(data) if self._chunked else data)
 
     def ping(self, payload: bytes) -> None:
         """SSE has none."""
