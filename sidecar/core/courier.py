@@ -105,6 +105,9 @@ class Courier:
         consumer = self.consumers.get((action.stream, action.consumer)) if action.consumer else None
         if consumer is None:
             start = book.committed if action.fresh == "head" else 0
+            if action.after is not None:
+                # Else one that says where it wants to begin, and breaks off, would go on at the head.
+                start = min(action.after, book.committed)
             consumer = Consumer(action.stream, action.consumer, start, False, moment.wall)
             if action.consumer:
                 self.consumers[action.stream, action.consumer] = consumer
