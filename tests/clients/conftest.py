@@ -104,11 +104,11 @@ class Judges:
         return dict(zip(selected, found, strict=True))
 
     async def one(self, scenario: Scenario, sdk: str, *, direct: bool = False) -> None:
-        """Run the scenario for one client, in a folder of its own."""
+        """Run the scenario for one client (or "plain", the small client of these tests), in a folder of its own."""
 
         def opened(**knobs: str) -> Stage:
             folder = self._folders.mktemp(f"{sdk}{'-direct' if direct else ''}-")
-            return Stage(sdk, self.clients.command(sdk), folder, direct=direct, **knobs)
+            return Stage(sdk, [] if sdk == "plain" else self.clients.command(sdk), folder, direct=direct, **knobs)
 
         await scenario(opened)
 

@@ -54,10 +54,11 @@ class Verdict:
             if place[key] < highest:
                 verdict.disordered.append(key)
             highest = max(highest, place[key])
+        came = set(first)
         seen: set[str] = set()
         for key in first:
             target = _target(key)
-            if target and any(f"{kind} {target}" in place and f"{kind} {target}" not in seen for kind in _MESSAGES):
+            if target and any(f"{kind} {target}" in came and f"{kind} {target}" not in seen for kind in _MESSAGES):
                 verdict.disordered.append(key)
             seen.add(key)
         return verdict

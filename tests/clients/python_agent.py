@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from relay_sdk.ws import WsClient
+from relay_sdk.ws import WsClient  # type: ignore[import-untyped]
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 
-from relay_sdk import Relay
+from relay_sdk import Relay  # type: ignore[import-untyped]
 
 
 def main() -> None:

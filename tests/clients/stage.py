@@ -15,7 +15,8 @@ from sidecar.demo.rows import Message, Pushed
 from sidecar.demo.server import ReferenceServer
 from sidecar.demo.world import World
 from tests.clients.ledger import Verdict, key_of
-from tests.clients.processes import AgentProcess, SidecarProcess, until
+from tests.clients.plain import PlainAgent
+from tests.clients.processes import DEADLINE_S, AgentProcess, SidecarProcess, until
 
 __all__ = ["Clock", "Open", "Scenario", "Stage"]
 
@@ -57,11 +58,12 @@ class Stage:
         self.team = self.world.add_workspace()
         self.author, self.helper, self.bot = (self.world.add_agent(self.team, name) for name in ("author", "helper", "bot"))
         self.world.add_channel(self.team, "general", [self.author, self.helper, self.bot])
-        self.agent = AgentProcess(command, folder)
+        self.agent: AgentProcess | PlainAgent = AgentProcess(command, folder) if command else PlainAgent()
         self.sidecar: SidecarProcess | None = None
         self._folder = folder
         self._knobs = {**KNOBS, **{f"SIDECAR_{name.upper()}": value for name, value in knobs.items()}}
         self._http: aiohttp.ClientSession
+        self._resynced = 0
 
     async def __aenter__(self) -> Self:
         await self.up.start()
@@ -87,6 +89,12 @@ class Stage:
             await self.sidecar.kill()
         await self._http.close()
         await self.up.stop()
+
+    @property
+    def process(self) -> AgentProcess:
+        """The agent, which must be one on an SDK."""
+        assert isinstance(self.agent, AgentProcess)
+        return self.agent
 
     @property
     def url(self) -> str:
@@ -123,6 +131,15 @@ class Stage:
         streams = (await self.status())["streams"]
         return next((row for row in streams if row["name"] == self.bot.id), {})
 
+    async def records(self) -> list[dict[str, Any]]:
+        """All frames of the native stream, from the first kept to the head."""
+        head = int((await self.stream())["head"])
+        found: list[dict[str, Any]] = []
+        async with self._http.ws_connect(f"{self.url}/_sidecar/stream?stream={self.bot.id}&after=0") as line:
+            while not found or found[-1].get("offset", 0) < head:
+                found.append(await line.receive_json(timeout=DEADLINE_S))
+        return found[1:]
+
     async def lag(self) -> int:
         """Records that the agent is not yet known to have taken."""
         consumers = (await self.stream()).get("consumers", [])
@@ -156,6 +173,7 @@ class Stage:
 
     async def drop(self) -> None:
         """The upstream is gone: sockets cut, connections refused."""
+        self._resynced = self.agent.states["resynced"]
         self.up.pause_listening()
         self.world.cut_all()
         await until(lambda: not self.bot.sockets, "a cut socket is still there")
@@ -183,6 +201,21 @@ class Stage:
 
     async def _known(self) -> bool:
         return await self.lag() == 0
+
+    async def ended(self, *, resync: bool = False) -> None:
+        """Wait until all that will ever come has come: a last message went through behind it.
+
+        Args:
+            resync: the agent itself, connected directly, asks for a resync after `drop` and gets its acknowledgement.
+        """
+        if self.direct and resync:
+            await until(lambda: self.agent.states["resynced"] > self._resynced, "the agent got no resync_ack")
+        await self.held()
+        self.post(1, "the end")
+        last = key_of(_decoded(self.bot.history[-1]))
+        await until(lambda: last in self.agent.handled(), lambda: f"the last message never came: {self.verdict()}")
+        if not self.direct:
+            await until(self._known, "the sidecar never got the receipts")
 
     def verdict(self, *, reactions_move: bool = False, run: int | None = None, since: int = 0) -> Verdict:
         return Verdict.of(self.published(since), self.agent.handled(run), reactions_move=reactions_move)

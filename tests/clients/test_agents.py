@@ -36,7 +36,7 @@ async def killed_in_the_flow(open_stage: Open) -> None:
         for kill in range(3):
             behind = len(stage.bot.history)
             stage.mix(400, behind)
-            await until(lambda behind=behind: len(set(stage.agent.handled())) > behind + 60, lambda: str(stage.verdict()))
+            await _handled(stage, behind + 60)
             await stage.agent.kill()
             taken = await _cursor(stage)
             assert taken <= len(set(stage.agent.handled())), "the cursor stands beyond what the handler was done with"
@@ -50,6 +50,10 @@ async def killed_in_the_flow(open_stage: Open) -> None:
         assert not verdict.lost and not verdict.foreign, str(verdict)
         for run in range(4):
             assert not stage.verdict(run=run).disordered and not stage.verdict(run=run).twice
+
+
+async def _handled(stage: Stage, count: int) -> None:
+    await until(lambda: len(set(stage.agent.handled())) > count, lambda: f"the flow stands: {stage.verdict()}")
 
 
 async def _cursor(stage: Stage) -> int:
@@ -66,7 +70,7 @@ async def frozen(open_stage: Open) -> None:
         await stage.connect()
         stage.mix(60)
         await stage.settled()
-        stage.agent.signal(signal.SIGSTOP)
+        stage.process.signal(signal.SIGSTOP)
         stage.mix(600, 60)
         await until(lambda: _journaled(stage, 660), "the sidecar does not go on without its agent")
         assert await stage.lag() == 600, "a frozen agent has taken nothing"
@@ -90,10 +94,10 @@ async def thawed(open_stage: Open) -> None:
         await stage.connect()
         stage.mix(60)
         await stage.settled()
-        stage.agent.signal(signal.SIGSTOP)
+        stage.process.signal(signal.SIGSTOP)
         stage.mix(600, 60)
         await until(lambda: _journaled(stage, 660), "the sidecar does not go on without its agent")
-        stage.agent.signal(signal.SIGCONT)
+        stage.process.signal(signal.SIGCONT)
         stage.mix(10, 660)
         await stage.whole()
         assert stage.agent.states["open"] == 1, "it was cut off for being frozen"

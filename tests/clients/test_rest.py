@@ -33,7 +33,9 @@ def test_rest_calls_work_and_arrive_once(judges: Judges, clients: Clients, sdk: 
             assert [str(row.id) for row in stage.world.messages.values()] == [answers["post"], answers["reply"], answers["dm"]]
             agent = stage.team.agents[f"rest-{sdk}"]
             assert agent.token == answers["token"]
-            asked = Counter((one.method, one.target.partition("?")[0]) for one in stage.world.log if one.token in (agent.token, stage.team.key))
+            asked = Counter(
+                (one.method, one.target.partition("?")[0]) for one in stage.world.log if one.token in (agent.token, stage.team.key)
+            )
             post = answers["post"]
             assert asked == {
                 ("POST", "/v1/agents"): 1,

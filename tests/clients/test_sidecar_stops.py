@@ -37,6 +37,10 @@ async def more(stage: Stage, count: int) -> None:
     await until(lambda: len(stage.agent.handled()) >= wanted, lambda: f"the flow stands: {stage.verdict()}")
 
 
+async def reopened(stage: Stage, opens: int) -> None:
+    await until(lambda: stage.agent.states["open"] > opens, "the agent did not come back")
+
+
 async def stopped(open_stage: Open) -> None:
     async with open_stage() as stage:
         assert stage.sidecar is not None
@@ -47,7 +51,7 @@ async def stopped(open_stage: Open) -> None:
                 opens = stage.agent.states["open"]
                 assert await stage.sidecar.stop() == 0
                 await stage.sidecar.start()
-                await until(lambda opens=opens: stage.agent.states["open"] > opens, "the agent did not come back")
+                await reopened(stage, opens)
             await more(stage, 100)
         await stage.whole()
 
@@ -66,7 +70,7 @@ async def killed(open_stage: Open) -> None:
                 opens = stage.agent.states["open"]
                 await stage.sidecar.kill()
                 await stage.sidecar.start()
-                await until(lambda opens=opens: stage.agent.states["open"] > opens, "the agent did not come back")
+                await reopened(stage, opens)
             await more(stage, 100)
         await stage.settled()
         verdict = stage.verdict()
