@@ -67,7 +67,8 @@ class SeenIndex:
             candidate = before
             while True:
                 place = candidate & mask
-                if tags[place] == tag:
+                # Number 0 stands for an empty slot, and its place holds tag 0: no key.
+                if tags[place] == tag and candidate:
                     return candidate
                 step = prev[place]
                 candidate -= step
