@@ -157,6 +157,10 @@ class TestApply:
         store.apply(batch_of(rows))
         assert list(store.scan(Table.RECORDS)) == sorted([*rows, event(1, sid=9), event(2, sid=9)])
 
+    def test_a_hole_within_a_batch_moves_no_record(self, store: Any) -> None:
+        store.apply(batch_of([event(1), event(2), event(5)]))
+        assert [store.get(*_at(1, offset)) for offset in range(1, 6)] == [event(1)[1], event(2)[1], None, None, event(5)[1]]
+
     def test_a_record_larger_than_any_block(self, store: Any) -> None:
         big = b"x" * 3_000_000
         store.apply(batch_of([event(1), event(2, payload=big), event(3)]))

@@ -80,30 +80,35 @@ def zeros(page: bytearray) -> None:
     page[:] = bytes(len(page))
 
 
+# What is done to the file, and a part of the reason that is given for setting it aside.
 DAMAGES: dict[str, Callable[[Path], None]] = {
-    "empty": cut_to(lambda size: 0),
-    "a few bytes": cut_to(lambda size: 100),
-    "one page": cut_to(lambda size: 4096),
-    "metas only": cut_to(lambda size: 8192),
-    "cut in the middle": cut_to(lambda size: size // 2),
-    "cut by one page": cut_to(lambda size: size - 4096),
-    "cut within the last page": cut_to(lambda size: size - 100),
-    "no LMDB file": lambda file: file.write_bytes(b"this is no journal\n" * 10_000) and None,
-    "zeros": lambda file: file.write_bytes(bytes(1 << 20)) and None,
-    "first meta": overwrite(16, b"\0\0\0\0"),
-    "second meta": overwrite(4096 + 16, b"\0\0\0\0"),
-    "another data format": overwrite(20, struct.pack("<I", 3)),
-    "page size of nothing": lambda file: [overwrite(at + 40, bytes(4))(file) for at in (0, 4096)] and None,
-    "root page out of the file": lambda file: [overwrite(at + 16 + 24 + 88, struct.pack("<Q", 1 << 40))(file) for at in (0, 4096)] and None,
-    "a leaf of zeros": break_page(pages.LEAF, zeros),
-    "a leaf's node out of the page": break_page(pages.LEAF, put(16, b"\xff\xff")),
-    "a leaf's value out of the page": break_page(pages.LEAF, lambda page: put(struct.unpack_from("<H", page, 16)[0], b"\xff\xff")(page)),
-    "a branch of zeros": break_page(pages.BRANCH, zeros),
-    "a branch to itself": break_page(pages.BRANCH, lambda page: put(struct.unpack_from("<H", page, 16)[0], page[:4])(page)),
-    "a long value's head": break_page(pages.OVERFLOW, zeros),
-    "META without an epoch": lambda file: plant(file.parent, "epoch", None),
-    "META with nonsense for a schema": lambda file: plant(file.parent, "schema", b"one"),
-    "META that is no text": lambda file: plant(file.parent, "created", b"\xff\xfe"),
+    "empty|too short": cut_to(lambda size: 0),
+    "a few bytes|too short": cut_to(lambda size: 100),
+    "one page|ends before meta page 1": cut_to(lambda size: 4096),
+    "metas only|outside of the file": cut_to(lambda size: 8192),
+    "cut in the middle|outside of the file": cut_to(lambda size: size // 2),
+    "cut by one page|outside of the file": cut_to(lambda size: size - 4096),
+    "cut within the last page|outside of the file": cut_to(lambda size: size - 100),
+    "no LMDB file|no LMDB meta page": lambda file: file.write_bytes(b"this is no journal\n" * 10_000) and None,
+    "zeros|no LMDB meta page": lambda file: file.write_bytes(bytes(1 << 20)) and None,
+    "first meta|page 0 is no LMDB meta page": overwrite(16, b"\0\0\0\0"),
+    "second meta|page 1 is no LMDB meta page": overwrite(4096 + 16, b"\0\0\0\0"),
+    "another data format|data format 3": overwrite(20, struct.pack("<I", 3)),
+    "page size of nothing|page size of 0": lambda file: [overwrite(at + 40, bytes(4))(file) for at in (0, 4096)] and None,
+    "root page out of the file|outside of the file": lambda file: (
+        [overwrite(at + 16 + 24 + 88, struct.pack("<Q", 1 << 40))(file) for at in (0, 4096)] and None
+    ),
+    "a leaf of zeros|is not the page that should be there": break_page(pages.LEAF, zeros),
+    "a leaf's node out of the page|node outside of it": break_page(pages.LEAF, put(16, b"\xff\xff")),
+    "a leaf's value out of the page|a node that leaves it": break_page(
+        pages.LEAF, lambda page: put(struct.unpack_from("<H", page, 16)[0], b"\xff\xff")(page)
+    ),
+    "a branch of zeros|is not the page that should be there": break_page(pages.BRANCH, zeros),
+    "a branch to itself|reached twice": break_page(pages.BRANCH, lambda page: put(struct.unpack_from("<H", page, 16)[0], page[:4])(page)),
+    "a long value's head|is not the long value": break_page(pages.OVERFLOW, zeros),
+    "META without an epoch|epoch": lambda file: plant(file.parent, "epoch", None),
+    "META with nonsense for a schema|schema": lambda file: plant(file.parent, "schema", b"one"),
+    "META that is no text|codec": lambda file: plant(file.parent, "created", b"\xff\xfe"),
 }
 
 
@@ -111,10 +116,12 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 def test_damage_is_set_aside_and_a_new_epoch_begins(tmp_path: Path, kind: str) -> None:
     epoch = filled(tmp_path)
     DAMAGES[kind](tmp_path / FILE)
+    said = kind.partition("|")[2]
     told: list[tuple[str, str]] = []
     store = opened(tmp_path, on_event=lambda level, text, fields: told.append((level, fields["path"])))
     assert store.epoch != epoch
     assert store.lost is not None and store.lost.wall == WALL
+    assert said in store.lost.reason
     aside = Path(store.lost.path)
     assert aside.name == "journal.mdb.damaged-20270115T080000Z"
     assert aside.exists()
@@ -242,6 +249,34 @@ def test_a_large_file_is_looked_through_only_after_a_stop_that_was_not_clean(tmp
     store.close(clean=False)
     store = opened(tmp_path)
     assert store.lost is not None
+    store.close()
+
+
+def test_a_large_file_cut_short_is_found_after_any_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "LOOK_ALWAYS", 0)
+    filled(tmp_path)
+    os.truncate(tmp_path / FILE, (tmp_path / FILE).stat().st_size // 2)
+    store = opened(tmp_path)
+    assert store.lost is not None
+    store.close()
+
+
+def test_what_leaves_the_file_in_a_way_not_thought_of_is_damage_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path)
+    monkeypatch.setattr(pages._Walk, "leaf", lambda *_: b""[1])
+    with pytest.raises(pages.Damage, match="leaves the file"):
+        pages.look(tmp_path / FILE)
+
+
+def test_a_new_journal_is_not_blamed_for_the_one_set_aside(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.directory.condemn("a page is of the wrong kind")
+    store.close(clean=False)
+    store = opened(tmp_path)
+    epoch = store.epoch
+    store.close(clean=False)
+    store = opened(tmp_path)
+    assert store.epoch == epoch
     store.close()
 
 

@@ -181,20 +181,29 @@ def test_durability_decides_the_sync(tmp_path: Path, durability: str, sync: bool
 
 
 def test_stale_readers_are_cleared_at_open_and_when_pruning(tmp_path: Path) -> None:
-    dying = "import os, sys; from pathlib import Path; from sidecar.journal.reader import Reader\n"
-    dying += "r = Reader(Path(sys.argv[1])); t = r._env.begin(); os.kill(os.getpid(), 9)"
+    begin = "import os, sys; from pathlib import Path; from sidecar.journal.reader import Reader\n"
+    begin += "r = Reader(Path(sys.argv[1])); t = r._env.begin(); print(1, flush=True); sys.stdin.read() or os.kill(os.getpid(), 9)"
     opened(tmp_path).close()
 
-    def leave_one() -> None:
-        subprocess.run([sys.executable, "-c", dying, str(tmp_path)], timeout=60, check=False)
+    def reader() -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-c", begin, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline()
+        return process
 
-    leave_one()
-    store = opened(tmp_path)
-    assert store._env.reader_check() == 0
-    leave_one()
-    store.prune(WALL)
-    assert store._env.reader_check() == 0
-    store.close()
+    def leave_one() -> None:
+        reader().communicate(timeout=60)
+
+    living = reader()  # as long as anyone has the reader table open, LMDB does not begin a new one by itself
+    try:
+        leave_one()
+        store = opened(tmp_path)
+        assert store._env.reader_check() == 0
+        leave_one()
+        store.prune(WALL)
+        assert store._env.reader_check() == 0
+        store.close()
+    finally:
+        living.communicate(b"live", timeout=60)
 
 
 def test_errors_of_lmdb_become_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
