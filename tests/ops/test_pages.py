@@ -237,7 +237,13 @@ def test_reset_over_http_is_answered_when_it_is_on_disk() -> None:
             reader = await w.ws("stream=alice&consumer=bob")
             await reader.next()
             await until(lambda: w.cursor("bob") == 3)
-            assert await reset(w, order(offset=1)) == (200, {"stream": "alice", "consumer": "native:bob", "before": 3, "cursor": 1})
+            w.writer.held = True
+            answer = asyncio.create_task(reset(w, order(offset=1)))
+            await until(lambda: w.engine.courier.consumers["alice", "native:bob"].cursor == 1)
+            await status(w)
+            assert not answer.done()
+            w.writer.held = False
+            assert await answer == (200, {"stream": "alice", "consumer": "native:bob", "before": 3, "cursor": 1})
             assert (await reader.closed())[0] == 1012
             row = msgspec.json.decode(store.get(Table.CURSORS, cursor_key(1, "native:bob")) or b"", type=CursorRow)
             assert row.offset == 1
