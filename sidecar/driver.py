@@ -18,6 +18,7 @@ from sidecar.core import actions as act
 from sidecar.core import events as ev
 from sidecar.core.engine import Engine
 from sidecar.core.layout import Batch
+from sidecar.core.record import Run
 from sidecar.errors import SidecarError
 from sidecar.ops.counters import Counters
 from sidecar.upstream.http import UpstreamHttp
@@ -42,7 +43,7 @@ class JournalWriter(Protocol):
     def submit(self, batch: Batch, done: Callable[[BaseException | None], None]) -> None: ...
     def submit_prune(self, wall: float, done: Callable[[dict[int, int] | BaseException], None]) -> None: ...
     def read(
-        self, sid: int, after: int, count: int, size: int, done: Callable[[list[tuple[int, bytes]] | BaseException], None]
+        self, sid: int, after: int, count: int, size: int, done: Callable[[list[Run] | BaseException], None]
     ) -> None: ...
 
 
@@ -106,7 +107,7 @@ class Driver:
         self.writer.submit_prune(time.time(), done)
 
     def read(self, session: str, sid: int, after: int, count: int, size: int) -> None:
-        def done(rows: list[tuple[int, bytes]] | BaseException) -> None:
+        def done(rows: list[Run] | BaseException) -> None:
             if isinstance(rows, BaseException):
                 log.error("journal: read failed", extra={"error": str(rows)})
                 self.engine.unreadable(session, rows)

@@ -96,9 +96,9 @@ class Accounts:
         self.by_owner.pop(owner, None)
 
     def restart(self, name: str, start: Callable[[Account], None]) -> None:
-        """Start an account's half again if it has none."""
+        """Start an account's half again if it has none, and was not disowned."""
         account = self.by_name.get(name)
-        if account is not None and account.half is None:
+        if account is not None and account.half is None and account.credentials:
             start(account)
 
     def open_link(self, account: Account, action: act.OpenLink) -> None:

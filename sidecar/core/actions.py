@@ -28,17 +28,26 @@ class Op(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admit(Op, frozen=True):
-    """Put an event into the journal unless one of its keys is known.
+    """Put an event into the journal unless its key is known.
 
-    `key`: the event's identity in (stream, domain), any bytes; empty: none, always admitted. `flags`: REPLAYED, LATE, BINARY.
-    `meta`: opaque to the core, stored with the payload. An event whose key is known is dropped and not counted."""
+    `key`: the event's identity in (stream, domain): bytes, or a number below 2**64 (cheaper, and best where keys mostly rise); empty:
+    none, always admitted. `flags`: REPLAYED, LATE, BINARY. An event whose key is known is dropped and not counted."""
 
     stream: str
     payload: bytes
-    key: bytes = b""
+    key: bytes | int = b""
     domain: str = ""
     flags: int = 0
-    meta: bytes = b""
+
+
+class AdmitRun(Op, frozen=True):
+    """Many Admits of one stream and domain at once, in order: the hot path. `keys` is as long as `payloads`."""
+
+    stream: str
+    payloads: Sequence[bytes]
+    keys: Sequence[bytes | int]
+    domain: str = ""
+    flags: int = 0
 
 
 class RecordGap(Op, frozen=True):

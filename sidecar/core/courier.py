@@ -6,6 +6,7 @@ at the head never touch the disk; who is further behind reads from the journal, 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -17,7 +18,7 @@ from sidecar.core.delivery import Consumer, SeekMark, Session
 from sidecar.core.events import Input, Moment, Receipted, RecordsReady, SeekDone
 from sidecar.core.layout import Batch, CursorRow, Table
 from sidecar.core.ports import JournalView, Ports
-from sidecar.core.record import GAP, Gap, Record, decode
+from sidecar.core.record import GAP, Gap, Record, Run, decode
 
 TAIL_BYTES = 2 << 20
 QUIET_S = 1.0
@@ -26,29 +27,44 @@ REREAD_S = 1.0
 
 
 class Tail:
-    """The newest committed records of a stream, at most about TAIL_BYTES."""
+    """The newest committed runs of a stream, at most about TAIL_BYTES."""
 
-    __slots__ = ("records", "size")
+    __slots__ = ("firsts", "runs", "size", "sizes")
 
     def __init__(self) -> None:
-        self.records: list[Record] = []
+        self.runs: list[Run] = []
+        self.firsts: list[int] = []
+        self.sizes: list[int] = []
         self.size = 0
 
-    def extend(self, records: Sequence[Record]) -> None:
-        """Append committed records; drop the oldest half when over the bound."""
-        self.records.extend(records)
-        self.size += sum([len(r.payload) for r in records]) + 200 * len(records)
-        while self.size > TAIL_BYTES and len(self.records) > 1:
-            cut = max(1, len(self.records) // 2)
-            self.size -= sum([len(r.payload) for r in self.records[:cut]]) + 200 * cut
-            del self.records[:cut]
+    def extend(self, runs: Sequence[Run]) -> None:
+        """Append committed runs; drop the oldest when over the bound."""
+        for run in runs:
+            size = sum(map(len, run.payloads)) + 64 * len(run.payloads)
+            self.runs.append(run)
+            self.firsts.append(run.offset)
+            self.sizes.append(size)
+            self.size += size
+        cut = 0
+        while self.size > TAIL_BYTES and cut < len(self.runs) - 1:
+            self.size -= self.sizes[cut]
+            cut += 1
+        if cut:
+            del self.runs[:cut], self.firsts[:cut], self.sizes[:cut]
 
-    def after(self, offset: int, count: int) -> Sequence[Record] | None:
+    def after(self, offset: int, count: int) -> list[Run] | None:
         """Up to `count` records with greater offsets, None if the tail does not reach back that far."""
-        if not self.records or offset + 1 < self.records[0].offset:
+        if not self.firsts or offset + 1 < self.firsts[0]:
             return None
-        at = offset + 1 - self.records[0].offset
-        return self.records[at : at + count]
+        found: list[Run] = []
+        start, stop = offset + 1, offset + 1 + count
+        for run in self.runs[bisect_right(self.firsts, start) - 1 :]:
+            if run.offset >= stop:
+                break
+            piece = run.cut(start, stop)
+            if piece.payloads:
+                found.append(piece)
+        return found
 
 
 class Courier:
@@ -104,7 +120,7 @@ class Courier:
             self.detach(action.session, moment)
         consumer = self.consumers.get((action.stream, action.consumer)) if action.consumer else None
         if consumer is None:
-            start = book.committed if action.fresh == "head" else 0
+            start = book.committed if action.fresh == "head" else book.first - 1
             if action.after is not None:
                 # Else one that says where it wants to begin, and breaks off, would go on at the head.
                 start = min(action.after, book.committed)
@@ -112,11 +128,12 @@ class Courier:
             if action.consumer:
                 self.consumers[action.stream, action.consumer] = consumer
                 self.dirty.add(consumer)
-                consumer.dirty = True
                 self.flush(False)
         position = min(consumer.cursor, book.committed)
         session = Session(action.session, owner, action.stream, consumer, position, action.quality)
         session.paced = action.paced
+        if action.consumer:
+            session.wait_for(consumer.cursor, consumer.durable)
         consumer.sessions.append(session)
         consumer.seen = moment.wall
         self.sessions[action.session] = session
@@ -203,13 +220,14 @@ class Courier:
         limit = session.received
         if consumer.name and consumer.mover() is session:
             limit = min(limit, consumer.durable)
-        session.settle(limit)
+        session.settle(max(limit, min(session.fence, consumer.durable)))
 
     def reset(self, stream: str, name: str, offset: int, moment: Moment) -> Consumer:
         """Put a new consumer with its cursor at `offset` in the place of one that has no sessions any more. It is on disk once `known`.
 
         Raises KeyError if there is no such consumer."""
         old = self.consumers[stream, name]
+        offset = max(0, min(offset, self.book(stream).committed))
         self.dirty.discard(old)
         consumer = self.consumers[stream, name] = Consumer(stream, name, offset, False, moment.wall, old.quality)
         self.dirty.add(consumer)
@@ -245,10 +263,14 @@ class Courier:
                 self._settle(session)
                 self.pump(session)
 
-    def committed(self, fresh: dict[str, list[Record]]) -> None:
-        """These records are on disk: keep them in the tails and hand them over."""
-        for stream, records in fresh.items():
-            self.tails.setdefault(stream, Tail()).extend(records)
+    def committed(self, fresh: dict[str, list[Run]]) -> None:
+        """These runs are on disk: keep them in the tails and hand them over."""
+        read = {session.stream for session in self.sessions.values()}
+        for stream, runs in fresh.items():
+            if stream in read:
+                self.tails.setdefault(stream, Tail()).extend(runs)
+            else:
+                self.tails.pop(stream, None)
         for session in list(self.sessions.values()):
             if session.stream in fresh:
                 self.pump(session)
@@ -268,17 +290,25 @@ class Courier:
             offset, trimmed = self._offset_of(book, action.after_ordinal)
         else:
             return
+        # A place that was never sent to this consumer is no receipt (relaycast R25).
+        sent = offset <= max(session.consumer.handed, session.consumer.cursor)
         mark = SeekMark(action.mark, book.committed, book.committed_ordinal, trimmed)
+        again = 0
+        if session.position > offset and (action.on_wire or session.seeks):
+            at = self._record(book, session.position)
+            place = self._record(book, offset) if offset else None
+            again = at.ordinal - (place.ordinal if place else 0) if at else 0
+        if action.on_wire and again and max(session.received, session.start) <= offset:
+            mark.events = again
+        else:
+            for earlier in session.seeks:
+                earlier.events -= again
+            session.rewind(offset)
         if action.mark:
             session.seeks.append(mark)
-        at = self._record(book, session.position) if action.on_wire and session.received <= offset < session.position else None
-        if at is not None:
-            mark.events = at.ordinal - (action.after_ordinal or 0)
-        else:
-            session.rewind(offset)
         # What a client asks for again is no repeat of ours.
         session.consumer.handed = min(session.consumer.handed, session.position)
-        if action.receipt and offset > 0:
+        if action.receipt and sent and offset > 0:
             self.client_cursor(action.session, offset)
         else:
             self.pump(session)
@@ -301,10 +331,13 @@ class Courier:
 
     def _record(self, book: Book, offset: int) -> Record | None:
         tail = self.tails.get(book.name)
-        if tail is not None and (found := tail.after(offset - 1, 1)):
-            return found[0]
-        value = self.journal.get(Table.RECORDS, layout.pack_pair(book.sid, offset))
-        return None if value is None else decode(offset, value)
+        runs = tail.after(offset - 1, 1) if tail is not None else None
+        if not runs:
+            row = self.journal.floor(Table.RECORDS, layout.pack_pair(book.sid, offset))
+            if row is None or layout.unpack_pair(row[0])[0] != book.sid:
+                return None
+            runs = [decode(layout.unpack_pair(row[0])[1], row[1], offset, offset + 1)]
+        return next(runs[0].records(), None)
 
     def pump(self, session: Session) -> None:
         """Hand over what the window allows."""
@@ -317,35 +350,35 @@ class Courier:
                 return
             count, size = session.room(self.window)
             if not count:
+                self._settle(session)
+                count, size = session.room(self.window)
+            if not count:
                 if session.consumer in self.dirty:
                     self.flush(True)
                 return
             tail = self.tails.get(session.stream)
-            records = tail.after(session.position, count) if tail else None
-            if not records:
+            runs = tail.after(session.position, count) if tail else None
+            if not runs:
                 session.reading = True
+                session.asked = session.position
                 self.ports.read(session.name, book.sid, session.position, count, size)
                 return
-            self._hand(session, book, records, size)
+            self._hand(session, runs, size)
 
-    def rows(self, name: str, rows: Sequence[tuple[int, bytes]]) -> None:
+    def rows(self, name: str, runs: Sequence[Run]) -> None:
         """The journal's answer to a read."""
         session = self.sessions.get(name)
         if session is None:
             return
         session.reading = False
         book = self.book(session.stream)
-        # A Seek may have moved the position while the read was under way: what does not follow it is read again.
-        records = [decode(offset, value) for offset, value in rows]
-        if (
-            records
-            and records[0].offset > session.position
-            and (records[0].offset == session.position + 1 or records[0].offset <= book.first)
-        ):
-            self._hand(session, book, records, session.room(self.window)[1])
-        elif not rows and session.position < book.committed:
-            self.ports.log("error", "journal: records are missing below the head", stream=session.stream, after=session.position)
-            session.rewind(book.committed)
+        # A Seek may have moved the position while the read was under way: then it is read again from there.
+        if session.asked == session.position:
+            if runs:
+                self._hand(session, runs, session.room(self.window)[1])
+            else:
+                self.ports.log("error", "journal: records are missing below the head", stream=session.stream, after=session.position)
+                self._skip(session, book.committed, book.committed_ordinal, "journal_lost")
         self.pump(session)
 
     def unreadable(self, name: str, last: int) -> None:
@@ -353,17 +386,22 @@ class Courier:
         session = self.sessions.get(name)
         if session is None:
             return
-        if last <= session.position:
+        moved = session.asked != session.position
+        if last <= session.position and not moved:
             self.ports.start_timer(("reread", name), REREAD_S)
             return
         session.reading = False
-        gap = Gap("journal_lost", "offset", session.position + 1, last)
-        record = Record(last, 0, GAP, msgspec.json.encode(gap))
-        session.handed(last, 1, record.size)
+        if not moved:
+            self._skip(session, last, 0, "journal_lost")
+        self.pump(session)
+
+    def _skip(self, session: Session, last: int, ordinal: int, reason: str) -> None:
+        """Hand over a gap in the place of what is not there, up to offset `last`."""
+        payload = msgspec.json.encode(Gap(reason, "offset", session.position + 1, last))
+        session.handed(last, 1, len(payload))
         for mark in session.seeks:
             mark.trimmed = True
-        self.feed(session.owner, RecordsReady(name, [record], last))
-        self.pump(session)
+        self.feed(session.owner, RecordsReady(session.name, [Run(last, ordinal, GAP, [payload])], last))
 
     def reread(self, name: str) -> None:
         """Try an unreadable place again."""
@@ -372,37 +410,26 @@ class Courier:
             session.reading = False
             self.pump(session)
 
-    def _hand(self, session: Session, book: Book, records: Sequence[Record], size: int) -> None:
-        """Hand over records up to `size` bytes and the next Seek mark; what retention removed before them becomes a gap."""
-        stop = session.seeks[0].head if session.seeks else records[-1].offset
-        total = taken = 0
-        for record in records:
-            length = len(record.payload)
-            if record.offset > stop or (taken and total + length > size):
-                break
-            total += length
-            taken += 1
-        if taken == 0:
-            return
-        batch = list(records[:taken]) if taken < len(records) else list(records)
-        first = batch[0].offset
-        if first > session.position + 1:
-            gap = Gap("retention", "offset", session.position + 1, first - 1)
-            ordinal = batch[0].ordinal - (0 if batch[0].is_gap else 1)
-            batch.insert(0, Record(first - 1, ordinal, GAP, msgspec.json.encode(gap), b"", "", batch[0].wall))
+    def _hand(self, session: Session, runs: Sequence[Run], size: int) -> None:
+        """Hand over records up to `size` bytes and the next Seek mark; what retention removed before them becomes a gap, alone."""
+        if runs[0].offset > session.position + 1:
             self.ports.count("retention_gaps", stream=session.stream)
-            for mark in session.seeks:
-                mark.trimmed = True
-        if session.seeks:
-            session.seeks[0].events += sum(1 for r in batch if not r.is_gap)
+            self._skip(session, runs[0].offset - 1, runs[0].ordinal - (0 if runs[0].is_gap else 1), "retention")
+            return
+        batch, records, total = _within(runs, session.seeks[0].head if session.seeks else runs[-1].last, size)
+        if not batch:
+            return
+        first, last = batch[0].offset, batch[-1].last
+        for mark in session.seeks:
+            mark.events += sum(len(r) for r in batch if not r.is_gap)
         consumer = session.consumer
         if first <= consumer.handed:
-            self.ports.count("redelivered", min(batch[-1].offset, consumer.handed) - first + 1, stream=session.stream)
-        consumer.handed = max(consumer.handed, batch[-1].offset)
-        session.handed(batch[-1].offset, len(batch), total)
+            self.ports.count("redelivered", min(last, consumer.handed) - first + 1, stream=session.stream)
+        consumer.handed = max(consumer.handed, last)
+        session.handed(last, records, total)
         if session.quality == "buffered":
             self.ports.start_timer(("quiet", session.name), QUIET_S)
-        self.feed(session.owner, RecordsReady(session.name, batch, batch[-1].offset))
+        self.feed(session.owner, RecordsReady(session.name, batch, last))
 
     def _finish_seeks(self, session: Session) -> None:
         while session.seeks and session.position >= session.seeks[0].head:
@@ -415,3 +442,29 @@ class Courier:
         """Has every session with receipts given them for all it was handed, and is every cursor on disk?"""
         waiting = any(s.received < s.position and s.quality != "none" and s.barriers for s in self.sessions.values())
         return not waiting and not self.dirty and not self.in_flight
+
+
+def _within(runs: Sequence[Run], stop: int, size: int) -> tuple[list[Run], int, int]:
+    """The leading runs up to offset `stop` and about `size` bytes, at least one record: (runs, records, bytes)."""
+    batch: list[Run] = []
+    records = total = 0
+    for run in runs:
+        piece = run.cut(run.offset, stop + 1) if run.last > stop else run
+        length = sum(map(len, piece.payloads))
+        if total + length > size:
+            taken = 0
+            for payload in piece.payloads:
+                if (records or taken) and total + len(payload) > size:
+                    break
+                total += len(payload)
+                taken += 1
+            if taken:
+                batch.append(piece.cut(piece.offset, piece.offset + taken))
+            return batch, records + taken, total
+        if piece.payloads:
+            batch.append(piece)
+            records += len(piece.payloads)
+            total += length
+        if run.last >= stop:
+            break
+    return batch, records, total

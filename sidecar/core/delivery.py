@@ -20,12 +20,14 @@ WEAK_LAG = 64
 
 
 class Session:
-    """One session. `position`: last offset handed over; `received`: highest offset with evidence; `seek`: open Seek marks as
-    (offset of the head then, mark, events so far, ordinal of the head, trimmed)."""
+    """One session. `position`: last offset handed over, without a break since `start`; `received`: highest offset with evidence;
+    `asked`: where the read under way begins; `fence`: the consumer's cursor when it attached; `seeks`: open Seek marks."""
 
     __slots__ = (
+        "asked",
         "barriers",
         "consumer",
+        "fence",
         "name",
         "out_bytes",
         "out_records",
@@ -37,6 +39,7 @@ class Session:
         "reading",
         "received",
         "seeks",
+        "start",
         "stream",
         "uncredited",
     )
@@ -46,9 +49,10 @@ class Session:
         self.owner = owner
         self.stream = stream
         self.consumer = consumer
-        self.position = position
+        self.position = self.start = position
         self.quality: Quality = quality
         self.paced = False
+        self.asked = self.fence = 0
         self.received = 0
         self.ponged = 0
         self.reading = False
@@ -69,24 +73,39 @@ class Session:
     def handed(self, barrier: int, records: int, size: int) -> None:
         """A batch ending in offset `barrier` was handed over."""
         self.position = barrier
-        self.barriers.append((barrier, records, size))
-        self.out_records += records
-        self.out_bytes += size
+        self._out(barrier, records, size)
         if self.quality == "buffered":
             self.uncredited.append((barrier, records))
 
     def rewind(self, position: int) -> None:
         """Hand over again from after `position` (or skip ahead to it). What went out beyond it counts as not handed over: it needs
-        receipts of its own."""
-        self.position = position
+        receipts of its own; what went out before it still waits for them."""
+        self.position = self.start = position
         self.received = min(self.received, position)
         self.ponged = min(self.ponged, position)
+        if position < self.fence:
+            self.fence = 0
         while self.barriers and self.barriers[-1][0] > position:
-            _, records, size = self.barriers.pop()
+            barrier, records, size = self.barriers.pop()
             self.out_records -= records
             self.out_bytes -= size
+            if (kept := records - (barrier - position)) > 0:
+                self._out(position, kept, size * kept // records)
         while self.uncredited and self.uncredited[-1][0] > position:
-            self.uncredited.pop()
+            barrier, records = self.uncredited.pop()
+            if (kept := records - (barrier - position)) > 0:
+                self.uncredited.append((position, kept))
+
+    def wait_for(self, cursor: int, durable: int) -> None:
+        """The consumer's cursor stands at `cursor`, but only `durable` is on disk: what lies between counts for this window, too."""
+        self.fence = cursor
+        if cursor > durable:
+            self._out(cursor, cursor - durable, 0)
+
+    def _out(self, barrier: int, records: int, size: int) -> None:
+        self.barriers.append((barrier, records, size))
+        self.out_records += records
+        self.out_bytes += size
 
     def settle(self, durable: int) -> None:
         """Everything up to `durable` needs no window any more."""
@@ -156,7 +175,7 @@ class Consumer:
     """A named reader of one stream, or an unnamed one (`name` empty: nothing durable). `cursor`: taken, as credited; `durable`: the
     same on disk; `handed`: highest offset that went out to anyone; `sessions`: in the order they attached; `seen`: Unix seconds."""
 
-    __slots__ = ("cursor", "dirty", "durable", "handed", "known", "name", "quality", "seen", "sessions", "stream")
+    __slots__ = ("cursor", "durable", "handed", "known", "name", "quality", "seen", "sessions", "stream")
 
     def __init__(self, stream: str, name: str, cursor: int, known: bool, seen: float, quality: str = "none") -> None:
         self.stream = stream
@@ -166,7 +185,6 @@ class Consumer:
         self.seen = seen
         self.quality = quality
         self.sessions: list[Session] = []
-        self.dirty = False
 
     def mover(self) -> Session | None:
         """The newest session with working receipts: the one that moves the cursor."""
@@ -177,5 +195,4 @@ class Consumer:
         if offset <= self.cursor:
             return False
         self.cursor = offset
-        self.dirty = True
         return True

@@ -30,7 +30,7 @@ from sidecar.core.courier import RECEIPT_S, Courier
 from sidecar.core.delivery import Consumer
 from sidecar.core.layout import Batch, Table
 from sidecar.core.ports import JournalView, Ports
-from sidecar.core.record import Gap, Record
+from sidecar.core.record import Gap, Run
 from sidecar.dialects.base import Half, StreamFacts, View
 
 PENDING_BYTES = 8 << 20
@@ -42,7 +42,7 @@ LAST_GAPS = 20
 class Flight(msgspec.Struct):
     """What rides in the batch under way. `down`: commits of downstream halves, which outlive a failed batch."""
 
-    fresh: dict[str, list[Record]] = {}
+    fresh: dict[str, list[Run]] = {}
     tickets: list[tuple[str, str, list[int]]] = []
     gaps: list[act.RecordGap] = []
     down: list[tuple[str, act.Commit]] = []
@@ -63,7 +63,7 @@ class EngineView:
         self._engine = engine
         self.keyed_hash = keyed_hash
 
-    def seen(self, stream: str, domain: str, key: bytes) -> bool:
+    def seen(self, stream: str, domain: str, key: bytes | int) -> bool:
         return self._engine.admission.knows(stream, domain, key)
 
     def facts(self, stream: str) -> StreamFacts | None:
@@ -125,9 +125,13 @@ class Engine:
         self._flush_due = False
         self._receipts_due = False
         self._slow = False
-        for book in self.admission.books.values():
-            if row := journal.get(Table.STATE, layout.state_key("gaps", book.name)):
-                self.gaps[book.name] = msgspec.json.decode(row, type=GapRow)
+        self._load_gaps()
+
+    def _load_gaps(self) -> None:
+        self.gaps.clear()
+        for name in self.admission.books:
+            if row := self.journal.get(Table.STATE, layout.state_key("gaps", name)):
+                self.gaps[name] = msgspec.json.decode(row, type=GapRow)
 
     # --- inputs --------------------------------------------------------------------------------------------------------------------
 
@@ -163,7 +167,8 @@ class Engine:
         if owner == "engine":
             if name == "receipts":
                 self._receipts_due = False
-                self._flush()
+                # Behind the batch under way, if there is one.
+                self._flush_due = self._flush_due or bool(self.courier.dirty)
             elif name == "retry":
                 self._retry()
             elif name == "prune":
@@ -175,7 +180,8 @@ class Engine:
         elif owner == "reread":
             self.courier.reread(name)
         elif owner == "restart":
-            self.accounts.restart(name, self._start_account)
+            if not self.paused:
+                self.accounts.restart(name, self._start_account)
         else:
             account = self.accounts.by_owner.get(owner)
             if account is not None:
@@ -183,9 +189,9 @@ class Engine:
             self._queue.append((owner, ev.TimerFired(name)))
         self._settle()
 
-    def records(self, session: str, rows: Sequence[tuple[int, bytes]]) -> None:
+    def records(self, session: str, runs: Sequence[Run]) -> None:
         """The journal's answer to ports.read."""
-        self.courier.rows(session, rows)
+        self.courier.rows(session, runs)
         self._settle()
 
     def unreadable(self, session: str, error: BaseException) -> None:
@@ -309,7 +315,7 @@ class Engine:
             return
         if account is not None:
             for op in action.ops:
-                if isinstance(op, act.Admit | act.RecordGap) and op.stream not in self.admission.books:
+                if isinstance(op, act.Admit | act.AdmitRun | act.RecordGap) and op.stream not in self.admission.books:
                     self.accounts.take(account, op.stream)
                     self._open_stream(op.stream, account.name)
         offsets = self.admission.apply(owner, action.ops, self.ports.now().wall, self._open)
@@ -336,10 +342,13 @@ class Engine:
         if self._flying is not None:
             return
         batch, self._open = self._open, Batch()
-        fresh = self.admission.close_batch(batch)
+        if self.paused:
+            # Receipts only: what admission still holds stands behind a hole, and what `_down` holds waits for `_resume`.
+            self._flying = Flight()
+        else:
+            self._flying = Flight(self.admission.close_batch(batch), self._tickets, self._gap_ops, self._down)
+            self._tickets, self._gap_ops, self._down = [], [], []
         self.courier.put_cursors(batch)
-        self._flying = Flight(fresh, self._tickets, self._gap_ops, self._down)
-        self._tickets, self._gap_ops, self._down = [], [], []
         self._fresh = self._flush_due = False
         if self._slow:
             self._slow = False
@@ -366,6 +375,9 @@ class Engine:
         if self._slow:
             self._slow = False
             self.ports.pause_links(False)
+        # Receipts are tried again first, in a batch of their own.
+        self._receipts_due = True
+        self.ports.start_timer(("engine", "receipts"), RETRY_S)
         self.ports.start_timer(("engine", "retry"), RETRY_S)
 
     def _retry(self) -> None:
@@ -386,19 +398,31 @@ class Engine:
         """The journal takes writes again: admission and the upstream halves are built anew from it."""
         self.ports.log("info", "journal takes writes again: admission resumed")
         self.paused = ""
-        first = {name: book.first for name, book in self.admission.books.items()}
-        duplicates = self.admission.duplicates
+        before = self.admission
         self.admission = self.courier.admission = Admission(self.journal, self.capacity)
-        self.admission.duplicates = duplicates
-        for name, book in self.admission.books.items():
-            book.first = max(book.first, first.get(name, 1))
+        self.admission.duplicates = before.duplicates
+        for name, book in before.books.items():
+            if known := self.admission.books.get(name):
+                known.first = max(known.first, book.first)
+            else:
+                # Its consumers' cursors may be on disk already.
+                owner = self.accounts.of_stream(name)
+                self.admission.adopt(book, owner.name if owner else "", self._open)
+        self._load_gaps()
+        # A write reported as failed may have reached the disk all the same.
+        self.courier.tails.clear()
+        self._open.delete(Table.STATE, layout.state_key("engine", "clean"))
+        self._flush_due = True
         kept, self._down = self._down, []
         for owner, commit in kept:
             self._commit(owner, None, commit)
         for account in list(self.accounts.by_name.values()):
             for stream in account.streams:
                 self._open_stream(stream, account.name)
-            self._start_account(account)
+            if account.credentials:
+                self._start_account(account)
+        for session in list(self.courier.sessions.values()):
+            self.courier.pump(session)
 
     # --- gaps ----------------------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from sidecar.core.record import Record
+from sidecar.core.record import Record, Run
 
 
 class Binary(bytes):
@@ -69,7 +69,8 @@ class TimerFired(Input, frozen=True):
 
 
 class Committed(Input, frozen=True):
-    """The commit with this ticket, and every one before it, is on disk. `offsets`: of its Admits, in order; 0: dropped as known."""
+    """The commit with this ticket, and every one before it, is on disk. `offsets`: of its events (Admit, AdmitRun), in order;
+    0: dropped as known."""
 
     ticket: str
     offsets: Sequence[int] = ()
@@ -244,8 +245,13 @@ class RecordsReady(Input, frozen=True):
     barrier naming `barrier`: evidence that the client passed it comes back as Receipt(session, barrier)."""
 
     session: str
-    records: Sequence[Record]
+    runs: Sequence[Run]
     barrier: int
+
+    @property
+    def records(self) -> list[Record]:
+        """The records one by one, for halves that need not be fast."""
+        return [record for run in self.runs for record in run.records()]
 
 
 class SeekDone(Input, frozen=True):

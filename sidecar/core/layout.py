@@ -2,11 +2,13 @@
 
 | table | key | value |
 |---|---|---|
-| RECORDS | stream id u32, offset u64 | record (sidecar.core.record) |
-| IDS | domain id u32, first id number u64 | id block: the keys of one commit in one domain |
+| RECORDS | stream id u32, offset u64 of the first | run of records (sidecar.core.record) |
+| IDS | domain id u32, number of the first key u64 | id block: the keys of one commit in one domain, or u64s of a numbered one |
 | STATE | owner, NUL, key | a half's own bytes |
 | CURSORS | stream id u32, consumer name | CursorRow as JSON |
-| STREAMS | `s` + name, or `d` + stream id u32 + domain | StreamRow as JSON, or domain id u32 |
+| STREAMS | `s` + name | StreamRow as JSON |
+| STREAMS | `d` + stream id u32 + domain | domain id u32 of its byte keys |
+| STREAMS | `o` + stream id u32 + domain | domain id u32 of its numeric keys |
 | META | name | epoch, schema, dialect, upstream, created |
 
 All integers in keys are big endian, so that byte order is number order.
@@ -19,6 +21,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 import msgspec
+
+from sidecar.core.record import Run
 
 
 class Table(IntEnum):
@@ -110,13 +114,15 @@ def unpack_ids(block: bytes) -> list[bytes]:
 
 
 class Batch:
-    """One transaction in the making: rows to put by table, rows to delete, key ranges to drop (each bounded by the journal).
+    """One transaction in the making: runs of records by stream id, rows to put by table, rows to delete, key ranges to drop (each
+    bounded by the journal). Records are put as runs only.
 
     `admits` tells the journal that the batch grows the journal (it is refused first when space runs out)."""
 
-    __slots__ = ("admits", "bytes", "deletes", "drops", "puts")
+    __slots__ = ("admits", "bytes", "deletes", "drops", "puts", "runs")
 
     def __init__(self) -> None:
+        self.runs: list[tuple[int, Run]] = []
         self.puts: dict[Table, list[tuple[bytes, bytes]]] = {}
         self.deletes: list[tuple[Table, bytes]] = []
         self.drops: list[tuple[Table, bytes, bytes]] = []
@@ -124,7 +130,7 @@ class Batch:
         self.admits = False
 
     def __bool__(self) -> bool:
-        return bool(self.puts or self.deletes or self.drops)
+        return bool(self.runs or self.puts or self.deletes or self.drops)
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         """Set a row; the last put of a key wins."""
@@ -132,7 +138,9 @@ class Batch:
         self.bytes += len(key) + len(value)
 
     def delete(self, table: Table, key: bytes) -> None:
-        """Remove a row if it is there."""
+        """Remove a row if it is there; one put in this batch before goes, too (the journal deletes first, then puts)."""
+        if rows := self.puts.get(table):
+            self.puts[table] = [row for row in rows if row[0] != key]
         self.deletes.append((table, key))
 
     def drop(self, table: Table, low: bytes, high: bytes) -> None:

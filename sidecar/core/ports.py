@@ -42,7 +42,7 @@ class Ports(Protocol):
         """Write one batch; engine.written(error or None) follows. At most one is under way."""
 
     def read(self, session: str, sid: int, after: int, count: int, size: int) -> None:
-        """Read records with offset > after, at most count and about `size` bytes; engine.records(session, rows) follows."""
+        """Read records with offset > after, at most count and about `size` bytes; engine.records(session, runs) follows."""
 
     def prune(self) -> None:
         """Apply retention soon; engine.pruned(first kept offsets) follows."""

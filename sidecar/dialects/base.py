@@ -31,7 +31,7 @@ class StreamFacts(msgspec.Struct, frozen=True):
 class View(Protocol):
     """Synchronous reads a half may make: answers are as of the last commit, but `seen` knows admitted keys at once."""
 
-    def seen(self, stream: str, domain: str, key: bytes) -> bool:
+    def seen(self, stream: str, domain: str, key: bytes | int) -> bool:
         """Is this event key remembered in the domain?"""
 
     def facts(self, stream: str) -> StreamFacts | None:

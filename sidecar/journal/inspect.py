@@ -20,7 +20,6 @@ import msgspec
 from sidecar.core import record as rec
 from sidecar.core.layout import CursorRow, StreamRow, Table, pack_pair, pack_u32, unpack_pair
 from sidecar.errors import EXIT_CLEAN, EXIT_OTHER, JournalDamaged, SidecarError
-from sidecar.journal import blocks
 from sidecar.journal.reader import Reader
 from sidecar.journal.reads import read_meta
 from sidecar.journal.verify import Verify
@@ -106,13 +105,13 @@ def streams(reader: Reader) -> Iterator[Stream]:
             for at, block in found:
                 offset = unpack_pair(at)[1]
                 try:
-                    number = blocks.check(at, block)
+                    number = rec.check(at, block)
                 except ValueError as error:
                     raise JournalDamaged(f"table records, stream {name!r}, offset {offset}: {error}") from error
                 first, head = first or offset, offset + number - 1
                 count += number
                 size += len(at) + len(block)
-                gaps += sum(value[0] & rec.GAP for value in blocks.records(block) if value)
+                gaps += number if rec.decode(offset, block, 0, 0).is_gap else 0
             low = found[-1][0] + b"\0"
         yield Stream(name, row.account, first, head, count, size, gaps, list(_consumers(reader, row.sid, head)))
 
@@ -149,10 +148,9 @@ def listing(reader: Reader, *, as_json: bool) -> int:
 # --- tail ------------------------------------------------------------------------------------------------------------------------
 
 
-def _line(stream: str, offset: int, value: bytes) -> dict[str, Any]:
+def _line(stream: str, record: rec.Record) -> dict[str, Any]:
     """A record as `tail` shows it."""
-    record = rec.decode(offset, value)
-    line: dict[str, Any] = {"stream": stream, "offset": offset, "ordinal": record.ordinal, "time": _time(record.wall / 1000)}
+    line: dict[str, Any] = {"stream": stream, "offset": record.offset, "ordinal": record.ordinal, "time": _time(record.wall / 1000)}
     line["type"] = "gap" if record.is_gap else "event"
     if record.domain:
         line["domain"] = record.domain
@@ -176,10 +174,10 @@ def tail(reader: Reader, name: str | None, lines: int, *, follow: bool = False) 
     while True:
         for each, begin in list(at.items()):
             after = begin
-            while rows := reader.read(found[each], after, 4096, CHUNK):
-                for offset, value in rows:
-                    _dump(_line(each, offset, value))
-                after = at[each] = rows[-1][0]
+            while runs := reader.read(found[each], after, 4096, CHUNK):
+                for record in (record for run in runs for record in run.records()):
+                    _dump(_line(each, record))
+                after = at[each] = runs[-1].last
         if not follow:
             return EXIT_CLEAN
         sys.stdout.flush()

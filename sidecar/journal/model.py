@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterator
 
 from sidecar.core.layout import Batch, Table, cursor_key, id_in_block, pack_pair, unpack_pair
+from sidecar.core.record import Run, decode, wall_of
 from sidecar.errors import JournalFull
 from sidecar.journal import blocks, retention
 from sidecar.journal.reads import Usage
@@ -72,7 +73,7 @@ class ModelStore:
         self._secret = secret
         self._tables = {table: _Rows() for table in Table}
         self._heads = blocks.Heads()
-        self._blocks: dict[int, list[list[bytes]]] = {}  # stream: the keys of each of its blocks, oldest first
+        self._blocks: dict[int, list[bytes]] = {}  # stream: the keys of its blocks, oldest first
         self._staged: Batch | None = None
         self._failures: dict[int, BaseException] = {}
         self._attempts = 0
@@ -128,17 +129,22 @@ class ModelStore:
             found.append((key, rows.rows[key]))
         return iter(found)
 
-    def read(self, sid: int, after: int, count: int, size: int) -> list[tuple[int, bytes]]:
-        """Records with offset > after, in order: at most `count`, and about `size` bytes, but at least one."""
+    def read(self, sid: int, after: int, count: int, size: int) -> list[Run]:
+        """Runs of records with offset > after, in order: at most `count` records, and about `size` bytes, but at least one."""
         rows = self._tables[Table.RECORDS]
-        found: list[tuple[int, bytes]] = []
+        found: list[Run] = []
         taken = 0
-        for key in rows.keys[bisect_left(rows.keys, pack_pair(sid, after + 1)) :]:
-            at, offset = unpack_pair(key)
-            if at != sid or len(found) >= count or taken >= size:
+        at = max(0, bisect_right(rows.keys, pack_pair(sid, after + 1)) - 1)
+        for key in rows.keys[at:]:
+            stream, first = unpack_pair(key)
+            if stream > sid or count <= 0 or taken >= size:
                 break
-            found.append((offset, rows.rows[key]))
-            taken += len(rows.rows[key])
+            start = max(first, after + 1)
+            run = decode(first, rows.rows[key], start, start + count)
+            if stream == sid and run.payloads:
+                found.append(run)
+                count -= len(run)
+                taken += sum(map(len, run.payloads))
         return found
 
     def id_at(self, did: int, number: int) -> bytes | None:
@@ -157,10 +163,9 @@ class ModelStore:
             raise error
         if self.disk_full or (self.full and batch.admits):
             raise JournalFull("the model is full")
-        cuts = blocks.cut(batch.puts.get(Table.RECORDS, ()))
-        moved = self._heads.check(cuts)
-        if any(table is Table.RECORDS for table, _ in batch.deletes) or any(t is Table.RECORDS for t, *_ in batch.drops):
-            raise ValueError("records are removed by retention alone")
+        moved = self._heads.check(batch.runs)
+        if Table.RECORDS in batch.puts or any(row[0] is Table.RECORDS for row in (*batch.deletes, *batch.drops)):
+            raise ValueError("records are put as runs, and removed by retention alone")
         for table, low, high in batch.drops:
             self._tables[table].drop(low, high, DROP_ROWS)
         for table, key in batch.deletes:
@@ -168,9 +173,9 @@ class ModelStore:
         for table, rows in batch.puts.items():
             for key, value in rows:
                 self._tables[table].put(key, value)
-        for key, values in cuts:
-            sid, first = unpack_pair(key)
-            self._blocks.setdefault(sid, []).append([pack_pair(sid, first + i) for i in range(len(values))])
+        for key, block in blocks.pack(batch.runs):
+            self._tables[Table.RECORDS].put(key, block)
+            self._blocks.setdefault(unpack_pair(key)[0], []).append(key)
         self._heads.last.update(moved)
         self.applied += 1
         if self.lost is not None and (Table.META, b"lost") in batch.deletes:
@@ -185,14 +190,14 @@ class ModelStore:
         too_many = rows.size() - self.retention_bytes
         kept: dict[int, int] = {}
         while True:
-            fronts = [(blocks.wall_of(rows.rows[b[0][-1]]), b[0][0], sid) for sid, b in self._blocks.items() if len(b) > 1]
+            fronts = [(wall_of(rows.rows[b[0]]), b[0], sid) for sid, b in self._blocks.items() if len(b) > 1]
             when, _, sid = min(fronts, default=(cutoff, b"", 0))
             if not fronts or (too_many <= 0 and when >= cutoff):
                 return kept
-            for key in self._blocks[sid].pop(0):
-                too_many -= len(key) + len(rows.rows[key])
-                rows.delete(key)
-            kept[sid] = unpack_pair(self._blocks[sid][0][0])[1]
+            key = self._blocks[sid].pop(0)
+            too_many -= len(key) + len(rows.rows[key])
+            rows.delete(key)
+            kept[sid] = unpack_pair(self._blocks[sid][0])[1]
 
     def forget(self, wall: float, keep: Collection[tuple[int, str]] = ()) -> list[tuple[int, str]]:
         """As Store.forget."""

@@ -12,6 +12,7 @@ from typing import Any
 import lmdb
 
 from sidecar.core.layout import Table, pack_pair, unpack_pair
+from sidecar.core.record import count_of
 from sidecar.errors import DataDirError, JournalError
 from sidecar.journal import pages
 from sidecar.journal.directory import JOURNAL
@@ -75,7 +76,7 @@ class Reader(Reads):
     def head(self, sid: int) -> int:
         """The last offset of a stream, 0 if it has no records. Raises JournalDamaged."""
         row = self.floor(Table.RECORDS, pack_pair(sid, (1 << 64) - 1))
-        return unpack_pair(row[0])[1] if row is not None and unpack_pair(row[0])[0] == sid else 0
+        return unpack_pair(row[0])[1] + count_of(row[1]) - 1 if row is not None and unpack_pair(row[0])[0] == sid else 0
 
     def close(self) -> None:
         """Close; harmless when repeated."""

@@ -15,8 +15,8 @@ import lmdb
 import msgspec
 
 from sidecar.core.layout import SCHEMA, StreamRow, Table, id_in_block, pack_pair, pack_u32, unpack_pair
+from sidecar.core.record import Run, check, decode
 from sidecar.errors import DataDirForeign, JournalDamaged, JournalError
-from sidecar.journal import blocks
 
 LIB = 0
 """The LMDB engine, by major version: 0 is the 0.9 file format, the one that pages.py reads. The binding carries both."""
@@ -88,10 +88,7 @@ class Reads:
             raise JournalError(f"the journal cannot be read: {error}") from error
 
     def get(self, table: Table, key: bytes) -> bytes | None:
-        """The row's value, None if absent. Raises JournalDamaged (RecordDamaged for a record)."""
-        if table is Table.RECORDS:
-            found = self._sound(lambda txn: self._record_at_or_before(txn, key))
-            return found[1] if found is not None and found[0] == key else None
+        """The row's value, None if absent. Raises JournalDamaged."""
 
         def work(txn: Any) -> bytes | None:
             value = txn.get(key, db=self._db[table])
@@ -101,25 +98,21 @@ class Reads:
 
     def floor(self, table: Table, key: bytes) -> tuple[bytes, bytes] | None:
         """The row with the greatest key <= `key`, None if there is none. Raises JournalDamaged."""
-        if table is Table.RECORDS:
-            return self._sound(lambda txn: self._record_at_or_before(txn, key))
 
         def work(txn: Any) -> tuple[bytes, bytes] | None:
             cursor = txn.cursor(self._db[table])
-            return (bytes(cursor.key()), bytes(cursor.value())) if _at_or_before(cursor, key) else None
+            return _row(table, cursor) if _at_or_before(cursor, key) else None
 
-        return self._read(work)
+        return self._sound(work)
 
     def ceiling(self, table: Table, key: bytes) -> tuple[bytes, bytes] | None:
         """The row with the smallest key >= `key`, None if there is none. Raises JournalDamaged."""
-        if table is Table.RECORDS:
-            return self._sound(lambda txn: self._record_at_or_after(txn, key))
 
         def work(txn: Any) -> tuple[bytes, bytes] | None:
             cursor = txn.cursor(self._db[table])
-            return (bytes(cursor.key()), bytes(cursor.value())) if cursor.set_range(key) else None
+            return _row(table, cursor) if cursor.set_range(key) else None
 
-        return self._read(work)
+        return self._sound(work)
 
     def scan(self, table: Table, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """All rows under a prefix in key order, read in one go. Raises JournalDamaged."""
@@ -135,24 +128,21 @@ class Reads:
                 rows.append((bytes(key), bytes(value)))
             return rows
 
-        if table is Table.RECORDS:
-            every = self._sound(lambda txn: [_rows(bytes(key), block) for key, block in txn.cursor(self._db[table])])
-            return iter([row for rows in every for row in rows if row[0].startswith(prefix)])
         return iter(self._read(work))
 
-    def read(self, sid: int, after: int, count: int, size: int) -> list[tuple[int, bytes]]:
-        """Records of a stream with offset > after, in order: at most `count`, and about `size` bytes, but at least one.
+    def read(self, sid: int, after: int, count: int, size: int) -> list[Run]:
+        """Runs of a stream's records with offset > after, in order: at most `count` records, and about `size` bytes, but at least one.
 
         Raises RecordDamaged if the first of them is damaged (else what comes before the damage is returned)."""
 
-        def work(txn: Any) -> list[tuple[int, bytes]]:
-            rows: list[tuple[int, bytes]] = []
-            taken = expected = 0
+        def work(txn: Any) -> list[Run]:
+            runs: list[Run] = []
+            left, taken, expected = count, 0, 0
             cursor = txn.cursor(self._db[Table.RECORDS])
             wanted = pack_pair(sid, after + 1)
             here = _at_or_before(cursor, wanted) and unpack_pair(cursor.key())[0] == sid
             more = here or cursor.set_range(wanted)
-            while more and len(rows) < count and taken < size:
+            while more and left > 0 and taken < size:
                 key, block = bytes(cursor.key()), cursor.value()
                 at, first = unpack_pair(key)
                 if at != sid:
@@ -162,17 +152,17 @@ class Reads:
                         raise _Unsound(sid, expected, first - 1, "they are missing")
                     expected = first + _check(key, block)
                 except _Unsound:
-                    if rows:
+                    if runs:
                         break
                     raise
-                start = max(0, after + 1 - first)
-                for offset, value in enumerate(blocks.records(block, start, start + count - len(rows)), first + start):
-                    rows.append((offset, value))
-                    taken += len(value)
-                    if taken >= size:
-                        break
+                start = max(first, after + 1)
+                run = decode(first, block, start, start + left)
+                if run.payloads:
+                    runs.append(run)
+                    left -= len(run)
+                    taken += sum(map(len, run.payloads))
                 more = cursor.next()
-            return rows
+            return runs
 
         return self._sound(work)
 
@@ -190,16 +180,6 @@ class Reads:
 
         found = self._read(work)
         return None if found is None else bytes(found)
-
-    def _record_at_or_before(self, txn: Any, key: bytes) -> tuple[bytes, bytes] | None:
-        cursor = txn.cursor(self._db[Table.RECORDS])
-        return _pick(cursor, key) if _at_or_before(cursor, key) else None
-
-    def _record_at_or_after(self, txn: Any, key: bytes) -> tuple[bytes, bytes] | None:
-        cursor = txn.cursor(self._db[Table.RECORDS])
-        if _at_or_before(cursor, key) and (found := _pick(cursor, key))[0] >= key:
-            return found
-        return _pick(cursor, bytes(cursor.key())) if cursor.set_range(key) else None
 
     def _sound(self, work: Callable[[Any], T]) -> T:
         """As _read, for what looks into record blocks."""
@@ -281,26 +261,17 @@ def _check(key: bytes, block: memoryview) -> int:
     """The number of records of a block. Raises _Unsound."""
     sid, first = unpack_pair(key)
     try:
-        return blocks.check(key, block)
+        return check(key, block)
     except ValueError as why:
         raise _Unsound(sid, first, 0, str(why)) from why
 
 
-def _pick(cursor: Any, key: bytes) -> tuple[bytes, bytes]:
-    """The record with this key from the block under the cursor, or else the block's last. Raises _Unsound."""
-    own, block = bytes(cursor.key()), cursor.value()
-    number = _check(own, block)
-    sid, first = unpack_pair(own)
-    wanted, offset = unpack_pair(key)
-    index = min(number - 1, offset - first if wanted == sid else number - 1)
-    return pack_pair(sid, first + index), blocks.records(block, index, index + 1)[0]
-
-
-def _rows(key: bytes, block: memoryview) -> list[tuple[bytes, bytes]]:
-    """All records of a block. Raises _Unsound."""
-    _check(key, block)
-    sid, first = unpack_pair(key)
-    return [(pack_pair(sid, offset), value) for offset, value in enumerate(blocks.records(block), first)]
+def _row(table: Table, cursor: Any) -> tuple[bytes, bytes]:
+    """The row under the cursor; one of records is checked. Raises _Unsound."""
+    key, value = bytes(cursor.key()), bytes(cursor.value())
+    if table is Table.RECORDS:
+        _check(key, memoryview(value))
+    return key, value
 
 
 def _at_or_before(cursor: Any, key: bytes) -> bool:

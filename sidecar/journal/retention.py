@@ -15,7 +15,7 @@ import msgspec
 
 from sidecar.core.layout import CursorRow, Table, pack_pair, unpack_pair, unpack_u32
 from sidecar.core.ports import JournalView
-from sidecar.journal import blocks
+from sidecar.core.record import check, wall_of
 
 MIB = 1 << 20
 PRUNE_BLOCKS = 64
@@ -37,7 +37,7 @@ def excess(retention_bytes: int, used: int, records: int) -> int:
 
 
 class Front:
-    """A stream's oldest block: its newest record's wall time (ms), its key, the next block's key, its length."""
+    """A stream's oldest block: its wall time (ms), its key, the next block's key, its length."""
 
     __slots__ = ("following", "key", "length", "when")
 
@@ -58,7 +58,8 @@ def front(cursor: Any, sid: int) -> Front | None:
         return None
     length = len(block)
     try:
-        when = blocks.wall_of(blocks.records(block, blocks.check(key, block) - 1)[0])
+        check(key, block)
+        when = wall_of(block)
     except ValueError:
         when = 0
     if not cursor.next() or unpack_pair(cursor.key())[0] != sid:

@@ -232,15 +232,14 @@ class Store(Reads):
         Raises JournalFull (quota or disk; heals by itself when there is room again), JournalDamaged, JournalError; ValueError if a
         record is put at or below its stream's head, deleted or dropped (retention alone removes records). After any error
         what is durable is what reads give."""
-        cuts = blocks.cut(batch.puts.get(Table.RECORDS, ()))
-        moved = self._heads.check(cuts)
-        if any(table is Table.RECORDS for table, _ in batch.deletes) or any(t is Table.RECORDS for t, *_ in batch.drops):
-            raise ValueError("records are removed by retention alone")
+        moved = self._heads.check(batch.runs)
+        if Table.RECORDS in batch.puts or any(row[0] is Table.RECORDS for row in (*batch.deletes, *batch.drops)):
+            raise ValueError("records are put as runs, and removed by retention alone")
         size = batch.bytes or sum(len(k) + len(v) for rows in batch.puts.values() for k, v in rows)
         if batch.admits:
             self._admit(size)
         end = max(self._heads.last, default=-1)
-        packed = [(key, blocks.pack(key, values)) for key, values in cuts]
+        packed = blocks.pack(batch.runs)
         tail = [row for row in packed if unpack_pair(row[0])[0] >= end]
 
         def work(txn: Any) -> None:
@@ -249,8 +248,7 @@ class Store(Reads):
             for table, key in batch.deletes:
                 txn.delete(key, db=self._db[table])
             for table, rows in batch.puts.items():
-                if table is not Table.RECORDS:
-                    txn.cursor(self._db[table]).putmulti(sorted(dict(rows).items()))
+                txn.cursor(self._db[table]).putmulti(sorted(dict(rows).items()))
             if packed:
                 cursor = txn.cursor(self._db[Table.RECORDS])
                 if len(tail) < len(packed):

@@ -14,7 +14,6 @@ import msgspec
 from sidecar.core import record as rec
 from sidecar.core.layout import CursorRow, StreamRow, Table, pack_pair, unpack_ids, unpack_pair, unpack_u32
 from sidecar.errors import JournalDamaged
-from sidecar.journal import blocks
 from sidecar.journal.reader import Reader
 from sidecar.journal.reads import KEY_BYTES, check_meta, read_meta
 
@@ -56,6 +55,7 @@ class Verify:
         self.reader = reader
         self.names: dict[int, str] = {}
         self.domains: dict[int, str] = {}
+        self.numbered: set[int] = set()
         self.result = Verified()
 
     def run(self) -> Verified:
@@ -109,8 +109,10 @@ class Verify:
                 if row.sid in self.names:
                     self._add("streams", f"has the id {row.sid} of stream {self.names[row.sid]!r}", name)
                 self.names[row.sid] = name
-            elif key[:1] == b"d" and len(key) >= 5 and len(value) == 4:
+            elif key[:1] in (b"d", b"o") and len(key) >= 5 and len(value) == 4:
                 domains.append((unpack_u32(key[1:5]), key[5:].decode("utf-8", "replace"), unpack_u32(value)))
+                if key[:1] == b"o":
+                    self.numbered.add(unpack_u32(value))
             else:
                 self._add("streams", f"key {key!r} is none of ours")
         self.result.streams = len(self.names)
@@ -134,7 +136,7 @@ class Verify:
                     self._add("records", "stream is not registered", name, first)
                 at, expected, ordinal = sid, first, -1
             try:
-                blocks.check(key, block)
+                rec.check(key, block)
             except ValueError as error:
                 self._add("records", str(error), name, first)
                 expected = 0  # how far the damaged block reached is not known
@@ -144,24 +146,24 @@ class Verify:
                 self._add("records", what, name, first if first < expected else expected)
             if first != expected:
                 ordinal = -1
-            for offset, value in enumerate(blocks.records(block), first):
-                ordinal = self._record(name, offset, value, ordinal)
-                expected = offset + 1
+            expected = first + rec.count_of(block)
+            ordinal = self._run(name, first, block, ordinal)
 
-    def _record(self, name: str, offset: int, value: bytes, before: int) -> int:
-        """Look at one record; `before`: the ordinal of the one before it, -1 if unknown. Returns its ordinal."""
-        self.result.records += 1
+    def _run(self, name: str, first: int, block: bytes, before: int) -> int:
+        """Look at one intact block; `before`: the ordinal of the record before it, -1 if unknown. Returns its last ordinal."""
+        self.result.records += rec.count_of(block)
         try:
-            record = rec.decode(offset, value)
-            if record.is_gap and (reason := record.gap().reason) not in rec.GAP_REASONS:
-                self._add("records", f"gap with the reason {reason!r}", name, offset)
-        except (ValueError, msgspec.MsgspecError) as error:
-            self._add("records", f"cannot be read: {error}", name, offset)
+            run = rec.decode(first, block)
+            for record in run.records() if run.is_gap else ():
+                if (reason := record.gap().reason) not in rec.GAP_REASONS:
+                    self._add("records", f"gap with the reason {reason!r}", name, record.offset)
+        except (ValueError, struct.error, msgspec.MsgspecError) as error:
+            self._add("records", f"cannot be read: {error}", name, first)
             return -1
-        wanted = before if record.is_gap else before + 1
-        if before >= 0 and record.ordinal != wanted:
-            self._add("records", f"ordinal {record.ordinal} after {before}", name, offset)
-        return record.ordinal
+        wanted = before if run.is_gap else before + 1
+        if before >= 0 and run.ordinal != wanted:
+            self._add("records", f"ordinal {run.ordinal} after {before}", name, first)
+        return run.last_ordinal
 
     def _ids(self) -> None:
         at, expected = -1, 0
@@ -178,15 +180,13 @@ class Verify:
             if first != expected and not self._gone(Table.IDS, key):
                 self._add("ids", f"block begins at {first} instead of {expected}", name, expected)
             try:
-                keys = unpack_ids(block)
-                if not keys or sum(map(len, keys)) + 4 * (len(keys) + 2) != len(block):
-                    raise ValueError(f"{len(keys)} ids do not fill {len(block)} bytes")
+                number = _count_numbers(block) if did in self.numbered else _count_ids(block)
             except (ValueError, struct.error) as error:
                 self._add("ids", f"block cannot be read: {error}", name, first)
                 at = -1
                 continue
-            self.result.ids += len(keys)
-            expected = first + len(keys)
+            self.result.ids += number
+            expected = first + number
 
     def _cursors(self, rows: list[tuple[bytes, bytes]]) -> None:
         for key, value in rows:
@@ -207,3 +207,18 @@ class Verify:
                 continue  # named among the records
             if row.offset > head:
                 self._add("cursors", f"consumer {consumer!r} is at {row.offset}, above the head {head}", self._name(sid), row.offset)
+
+
+def _count_ids(block: bytes) -> int:
+    """The keys of a block of byte keys. Raises ValueError or struct.error if it is not one."""
+    keys = unpack_ids(block)
+    if not keys or sum(map(len, keys)) + 4 * (len(keys) + 2) != len(block):
+        raise ValueError(f"{len(keys)} ids do not fill {len(block)} bytes")
+    return len(keys)
+
+
+def _count_numbers(block: bytes) -> int:
+    """The keys of a block of numeric keys. Raises ValueError if it is not one."""
+    if not block or len(block) % 8:
+        raise ValueError(f"{len(block)} bytes are no u64s")
+    return len(block) // 8

@@ -22,12 +22,13 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from sidecar.core.layout import Batch
+from sidecar.core.record import Run
 
 SWITCH_S = 0.0002
 
 Done = Callable[[BaseException | None], None]
 Pruned = Callable[[dict[int, int] | BaseException], None]
-Rows = Callable[[list[tuple[int, bytes]] | BaseException], None]
+Rows = Callable[[list[Run] | BaseException], None]
 
 
 class Backing(Protocol):
@@ -35,7 +36,7 @@ class Backing(Protocol):
 
     def apply(self, batch: Batch) -> None: ...
     def prune_step(self, wall: float) -> tuple[dict[int, int], bool]: ...
-    def read(self, sid: int, after: int, count: int, size: int) -> list[tuple[int, bytes]]: ...
+    def read(self, sid: int, after: int, count: int, size: int) -> list[Run]: ...
 
 
 class _Thread:
@@ -133,7 +134,7 @@ class Writer:
         self._check_open()
 
         def job() -> None:
-            result: list[tuple[int, bytes]] | BaseException
+            result: list[Run] | BaseException
             try:
                 result = self._store.read(sid, after, count, size)
             except Exception as raised:

@@ -491,12 +491,10 @@ class Sim:
 
     def records(self, name: str) -> list[Any]:
         """The journal's records of an agent's stream."""
-        from sidecar.core.record import decode
-
         book = self.engine.admission.books.get(name)
         if book is None:
             return []
-        return [decode(offset, value) for offset, value in self.store.read(book.sid, 0, 1_000_000, 1 << 40)]
+        return [record for run in self.store.read(book.sid, 0, 1_000_000, 1 << 40) for record in run.records()]
 
 
 def identity(frame: dict[str, Any]) -> str:

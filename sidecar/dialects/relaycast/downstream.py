@@ -6,7 +6,6 @@ Life of a conn: OPENED (token known? else asked upstream, at most 5 s) -> refuse
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -16,9 +15,9 @@ import msgspec
 from sidecar.core import actions as act
 from sidecar.core import events as ev
 from sidecar.core.barrier import PingBarrier
-from sidecar.core.record import Record
 from sidecar.dialects.base import View
 from sidecar.dialects.relaycast.identity import REFUSED_S, VERIFY_S, Identities, Outcome
+from sidecar.dialects.relaycast.numbering import renumber
 
 ASK_S = 0.25
 MUTE_S = 60.0
@@ -26,7 +25,6 @@ CONSUMER = "agent"
 OTHER_TOKENS = ("rk_", "ot_", "nt_")
 WEAK_STACKS = ("websockets/", "Mozilla/")
 
-_SPAN = struct.Struct("<II")
 PONG = b'{"type":"pong"}'
 
 OPENED, ACCEPTED, ATTACHED = "opened", "accepted", "attached"
@@ -306,7 +304,10 @@ class DownstreamHalf:
             return []
         facts = self._view.facts(conn.account)
         base = facts.base if facts else 0
-        frames = [own_seq(r, base + r.ordinal) for r in event.records if not r.is_gap]
+        frames: list[bytes] = []
+        for run in event.runs:
+            if not run.is_gap:
+                frames += renumber(run.payloads, base + run.ordinal)
         actions: list[act.Action] = [act.SendConn(conn.name, frames)] if frames else []
         conn.last_barrier = event.barrier
         if conn.written:
@@ -379,19 +380,6 @@ class DownstreamHalf:
         ev.Started: _started,
         ev.Draining: _drain,
     }
-
-
-def own_seq(record: Record, seq: int) -> bytes:
-    """The frame as it came, with the sidecar's own `agent_seq` (R22): in the place of the upstream's, else as a last member."""
-    payload = record.payload
-    if record.meta:
-        start, end = _SPAN.unpack(record.meta)
-        return b"%b%d%b" % (payload[:start], seq, payload[end:])
-    body = payload.rstrip()
-    if not body.endswith(b"}"):
-        return payload
-    comma = b"" if body[:-1].rstrip().endswith(b"{") else b","
-    return b'%b%b"agent_seq":%d}' % (body[:-1], comma, seq)
 
 
 def _ack(last: int | float, current: int, replayed: int, gap: bool) -> bytes:

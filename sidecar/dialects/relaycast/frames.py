@@ -1,13 +1,14 @@
-"""Upstream frames: what one is, without a full parse; its number's place in the bytes; ids and times (relaycast section 4).
+"""Upstream frames: what one is, without a full parse; ids and times (relaycast section 4).
 
-`read` is the hot path. It decodes three members with a msgspec Struct; a shape that does not fit goes through `_read_odd`, which
+`message_keys` is the hot path: it decodes three members of each frame with a msgspec Struct, and goes on only while frames are what
+they mostly are. `read` takes any frame; a shape that does not fit goes through `_read_odd`, which
 takes what it can: unknown types and keys must pass, and junk passes as an event of no type.
 """
 
 from __future__ import annotations
 
-import re
-import struct
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Literal
 from zlib import crc32
 
@@ -16,18 +17,14 @@ import msgspec
 EPOCH_MS = 1_735_689_600_000
 """Snowflakes count milliseconds from 2025-01-01Z."""
 
-MESSAGE_KINDS = {"message.created": b"c", "thread.reply": b"t", "dm.received": b"d", "group_dm.received": b"g"}
-"""The four kinds with an event id and a database row, and the first byte of their keys."""
+MESSAGE_KINDS = {"message.created": 0, "thread.reply": 1, "dm.received": 2, "group_dm.received": 3}
+"""The four kinds with an event id and a database row, and the low bits of their keys."""
 
 Variant = Literal["array", "joined"]
 VARIANTS: tuple[Variant, ...] = ("array", "joined")
 
-_pack = struct.Struct("<II").pack
 _MAX_SEQ = 1 << 62
-_LAST = b',"agent_seq":'
-_NAME = b'"agent_seq"'
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
-_DIGITS = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*([0-9]+)(?=[ \t\r\n]*[,}])")
+_MAX_ID = (1 << 62) - 1
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -41,19 +38,23 @@ class _Head(msgspec.Struct, gc=False):
 
 
 class Frame(msgspec.Struct, gc=False):
-    """One upstream frame. `seq`: its top-level agent_seq, -1 without one; `key`: identity of a message event (R11), else empty;
-    `meta`: where the digits of agent_seq stand, as `<II` (start, end), or empty."""
+    """One upstream frame. `seq`: its top-level agent_seq, -1 without one; `key`: identity of a message event (R11), its id times 4 plus
+    its kind, so that keys rise with time; else 0."""
 
     payload: bytes
     type: str
     seq: int = -1
-    key: bytes = b""
-    meta: bytes = b""
+    key: int = 0
 
     @property
     def message_id(self) -> int:
         """The snowflake of a message event, 0 for other kinds."""
-        return int(self.key[1:]) if self.key else 0
+        return self.key >> 2
+
+    @property
+    def in_channel(self) -> bool:
+        """A message or reply of a channel (not a DM)."""
+        return self.key > 0 and self.key & 3 < 2
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
@@ -65,24 +66,40 @@ def read(payload: bytes) -> Frame:
     """Classify a frame. Never raises."""
     try:
         head = _decode_head(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        kind = _kind_of(head.type)
+        seq = head.agent_seq
+        if kind is None or head.message is None:
+            return Frame(payload, head.type, seq if -1 < seq <= _MAX_SEQ else -1)
+        number = int(head.message.id)
+    except (msgspec.MsgspecError, ValueError):
         return _read_odd(payload)
-    seq = head.agent_seq
-    if seq < 0:
-        meta = b""
-    else:
-        # A comma, the name and digits right before the closing brace are top level: a string could not end there.
-        end = len(payload) - 1
-        start = payload.rfind(_LAST, end - 40) + 13
-        meta = _pack(start, end) if start > 12 and payload[start:end].isdigit() and payload[end] == 125 else seq_span(payload)
-        if seq > _MAX_SEQ:
-            seq = -1
-    kind = _kind_of(head.type)
-    if kind is not None:
-        message = head.message
-        if message is not None and message.id.isdigit() and message.id.isascii():
-            return Frame(payload, head.type, seq, kind + message.id.encode(), meta)
-    return Frame(payload, head.type, seq, b"", meta)
+    if not 0 < number <= _MAX_ID or not -1 <= seq <= _MAX_SEQ:
+        return _read_odd(payload)
+    return Frame(payload, head.type, seq, number << 2 | kind)
+
+
+def message_keys(payloads: Sequence[bytes], at: int, seq: int) -> tuple[list[int], list[bytes]]:
+    """The hot path: keys of the message events from `at` on that are numbered seq, seq + 1 … without a break, and which of them are
+    thread replies. Stops at the first frame that is anything else; never raises."""
+    keys: list[int] = []
+    replies: list[bytes] = []
+    decode, kind_of, add = _decode_head, _kind_of, keys.append
+    try:
+        for payload in islice(payloads, at, None):
+            head = decode(payload)
+            kind = kind_of(head.type)
+            if head.agent_seq != seq or kind is None or head.message is None:
+                break
+            number = int(head.message.id)
+            if not 0 < number <= _MAX_ID:
+                break
+            add(number << 2 | kind)
+            seq += 1
+            if kind == 1:
+                replies.append(payload)
+    except (msgspec.MsgspecError, ValueError):
+        pass
+    return keys, replies
 
 
 def _read_odd(payload: bytes) -> Frame:
@@ -92,11 +109,11 @@ def _read_odd(payload: bytes) -> Frame:
     if isinstance(seq, bool) or not isinstance(seq, int) or not 0 <= seq <= _MAX_SEQ:
         seq = -1
     kind = kind if isinstance(kind, str) else ""
-    key = b""
+    key = 0
     if kind in MESSAGE_KINDS and isinstance(message, dict):
         number = as_id(message.get("id"))
-        key = MESSAGE_KINDS[kind] + str(number).encode() if number else b""
-    return Frame(payload, kind, seq, key, seq_span(payload) if seq >= 0 else b"")
+        key = number << 2 | MESSAGE_KINDS[kind] if number else 0
+    return Frame(payload, kind, seq, key)
 
 
 def fields(payload: bytes) -> dict[str, Any]:
@@ -113,40 +130,24 @@ def as_id(value: object) -> int:
     if isinstance(value, bool):
         return 0
     if isinstance(value, int):
-        return value if value > 0 else 0
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20 else 0
-
-
-def seq_span(payload: bytes) -> bytes:
-    """Where the digits of the top-level agent_seq of a frame that has one stand, `<II` (start, end); empty if they are not plain."""
-    first = payload.find(_NAME)
-    if first > 0 and payload[first - 1] != 92 and payload.find(_NAME, first + 11) < 0 and b"\\u" not in payload:
-        # The only place where the name stands, and no other spelling is possible: this is what the decoder saw.
-        found = _DIGITS.match(payload, first + 11)
-        return _pack(*found.span(1)) if found is not None else b""
-    return _scan(payload)
-
-
-def _scan(payload: bytes) -> bytes:
-    """The last agent_seq among the names of the outermost object, by walking all tokens."""
-    depth, span = 0, b""
-    for token in _TOKEN.finditer(payload):
-        char = token[0]
-        if char in (b"{", b"["):
-            depth += 1
-        elif char in (b"}", b"]"):
-            depth -= 1
-        elif depth == 1 and char == _NAME:
-            found = _DIGITS.match(payload, token.end())
-            if found is not None:
-                span = _pack(*found.span(1))
-    return span
+        return value if 0 < value <= _MAX_ID else 0
+    return int(value) if isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdigit() else 0
 
 
 def mark(frame: Frame) -> int:
     """A fingerprint that is never 0: of a message event its identity (odd), of others the bytes (even). Two events at one seq with
     different marks belong to different lives of the counter (R7)."""
-    return crc32(frame.key) * 2 + 3 if frame.key else crc32(frame.payload) * 2 + 2
+    return mark_of(frame.key) if frame.key else crc32(frame.payload) * 2 + 2
+
+
+def mark_of(key: int) -> int:
+    """The fingerprint of a message event by its key."""
+    return (key & _MAX_ID) * 2 + 1
+
+
+def id_of(key: int) -> int:
+    """The snowflake in a key."""
+    return key >> 2
 
 
 def server_ms(message_id: int) -> int:
@@ -159,7 +160,7 @@ def first_id(ms: int) -> int:
     return max(ms - EPOCH_MS, 0) << 22
 
 
-# --- event ids (section 4) -----------------------------------------------------------------------------------------------------
+# --- event ids (section 4) -------------------------------------------------------------------------------------------
 
 _FACTORS = (2654435761, 1597334677, 2246822507, 3266489909)
 _SEEDS = (0xDEADBEEF, 0x41C6CE57, 0xC0DECAFE, 0x9E3779B9)
@@ -191,7 +192,7 @@ def variant_of(frame: Frame) -> Variant | None:
     return None
 
 
-# --- frames made from REST rows (R15) -------------------------------------------------------------------------------------------
+# --- frames made from REST rows (R15) --------------------------------------------------------------------------------
 
 
 def made_from_rest(kind: str, row: dict[str, Any], variant: Variant, **where: str) -> Frame | None:
@@ -208,4 +209,4 @@ def made_from_rest(kind: str, row: dict[str, Any], variant: Variant, **where: st
     message = {"id": str(number), **message}
     message.setdefault("attachments", [])
     frame = {"id": event_id(number, variant), "type": kind, **where, "message": message, "replayed": True}
-    return Frame(msgspec.json.encode(frame), kind, -1, MESSAGE_KINDS[kind] + str(number).encode())
+    return Frame(msgspec.json.encode(frame), kind, -1, number << 2 | MESSAGE_KINDS[kind])

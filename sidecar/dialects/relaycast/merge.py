@@ -6,46 +6,40 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 from zlib import crc32
 
-import msgspec
-
 from sidecar.core.actions import Admit, Op, RecordGap
 from sidecar.core.record import LATE, REPLAYED, Gap
 from sidecar.dialects.relaycast import frames
 from sidecar.dialects.relaycast.frames import Frame
-from sidecar.dialects.relaycast.progress import Debt, Progress, Range, Reaction, ReactionBook, reaction_of
+from sidecar.dialects.relaycast.progress import Debt, Memory, Range, Reaction, reaction_of, size
 from sidecar.dialects.relaycast.resync import Recovery
 
 MAX_GAP_RECORDS = 32
 
 
-class Merged(msgspec.Struct):
-    """What a merge came to. `ops`: for one commit, the state not included; `rest`: frames above the acknowledged counter, to be taken
-    as live ones; `recovered`: rows without a number; `lost`: events recorded as missing; `owed`: of a released recovery."""
-
-    ops: list[Op] = []
-    rest: list[Frame] = []
-    recovered: int = 0
-    lost: int = 0
-
-
 class Merger:
-    """Puts one recovery into the journal. `allowed`: whether a row's channel is the agent's to read (R10)."""
+    """Puts one recovery into the journal. `seen`: whether a key is admitted; `allowed`: whether a row's channel is the agent's to
+    read (R10). After `run`: `ops` for one commit, the state not included; `rest`: numbered frames above the acknowledged counter, to be
+    taken as live ones; `lost`: events recorded as missing."""
 
     def __init__(
         self,
         stream: str,
         recovery: Recovery,
-        book: ReactionBook,
-        seen: Callable[[bytes], bool],
+        memory: Memory,
+        seen: Callable[[int | bytes], bool],
         allowed: Callable[[Frame], bool],
     ) -> None:
         self.stream = stream
         self.recovery = recovery
+        self.memory = memory
         self.progress = recovery.progress
-        self.book = book
         self.seen = seen
         self.allowed = allowed
-        self.merged = Merged()
+        self.ops: list[Op] = []
+        self.rest: list[Frame] = []
+        self.lost = 0
+
+    # --- which rows are events ---------------------------------------------------------------------------------------
 
     def rows(self) -> list[Frame]:
         """Events without a number that are new (R11, R10, R4), by message id, a reaction behind its message (R12)."""
@@ -53,125 +47,94 @@ class Merger:
         if recovery.is_whole():
             return []
         numbered = {frame.key for frame in recovery.seqd.values()}
-        keyed: list[tuple[int, int, int, Frame]] = []
+        found: list[tuple[int, int, int, Frame]] = []
         for key, frame in recovery.rows.items():
             number = frame.message_id
-            fresh = key not in numbered and not self.seen(key) and not self.progress.is_older_than_birth(number)
-            if fresh and self.allowed(frame):
-                keyed.append((number, 0, 0, frame))
-        known = self.book.since(recovery.since, self.progress.newest) | self._numbered_adds()
+            new = key not in numbered and not self.seen(key) and not self.progress.is_older_than_birth(number)
+            if new and self.allowed(frame):
+                found.append((number, 0, 0, frame))
+        known = self.memory.reactions.since(recovery.since, self.progress.newest) | self._numbered_adds()
         for index, (reaction, frame) in enumerate(recovery.reactions.items()):
             if reaction not in known:
-                keyed.append((frames.as_id(reaction[0]), 1, index, frame))
-        keyed.sort(key=lambda item: item[:3])
+                found.append((frames.as_id(reaction[0]), 1, index, frame))
+        found.sort(key=lambda item: item[:3])
         strange = [frame for payload, frame in recovery.strange.items() if not self.seen(strange_key(payload))]
-        return strange + [item[3] for item in keyed]
+        return strange + [item[3] for item in found]
 
     def _numbered_adds(self) -> set[Reaction]:
         found = (reaction_of(frame) for frame in self.recovery.seqd.values())
         return {reaction for reaction, added in filter(None, found) if added}
 
-    def run(self, owe: bool = False) -> Merged:
-        """Everything up to the acknowledged counter as operations; moves the progress along. `owe`: the fill is not over, so what is
-        missing becomes debt instead of a gap."""
-        recovery, progress, merged = self.recovery, self.progress, self.merged
+    # --- the three ways to end ---------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Everything up to the acknowledged counter; what is still missing becomes gaps."""
+        recovery, progress = self.recovery, self.progress
         rows = self.rows()
-        if recovery.fresh:
-            self._start_life()
-        missing = recovery.missing()
-        end = recovery.end()
-        for seq in sorted(recovery.overlap):
-            self._take_overlap(seq, recovery.overlap[seq])
-        merged.recovered = len(rows)
-        known = sum(1 for seq, frame in recovery.seqd.items() if seq <= end and frame.key and self.seen(frame.key))
-        progress.credit = max(progress.credit - known, 0) + len(rows)
-        deficit = sum(b - a + 1 for a, b in missing) - progress.credit
-        if owe:
-            debt = progress.debt or Debt(recovery.since, [])
-            progress.debt = Debt(min(debt.since, recovery.since), debt.ranges + missing, debt.rows + progress.credit)
-            progress.credit = 0
-            gaps: list[tuple[Range, int]] = []
-        else:
-            gaps = self._gaps(missing, deficit, bool(rows) or progress.credit > 0)
-        self._walk(rows, missing, gaps, end)
+        missing, older = self._begin()
+        owed = progress.debt is not None
+        progress.credit += sum(1 for frame in rows if owed or not recovery.is_late(frame))
+        deficit = size(missing) + older - progress.credit
+        gaps = self._gaps(missing, older, deficit, progress.credit > 0)
+        self._walk(rows, missing, gaps)
+        progress.debt = None
+        self._settle_doubt(deficit > 0)
         if recovery.top is not None or recovery.seqd:
             progress.credit = 0
-        merged.rest = [recovery.seqd[seq] for seq in sorted(recovery.seqd) if seq > end]
-        return merged
 
-    def _start_life(self) -> None:
-        self.progress.start_life()
-
-    def _gaps(self, missing: list[Range], deficit: int, filled: bool) -> list[tuple[Range, int]]:
-        """The gaps to record, each with its count: exact ranges if nothing filled them, else one over all of them (R14)."""
-        if deficit <= 0:
-            return []
-        if not filled and len(missing) <= MAX_GAP_RECORDS:
-            return [((a, b), b - a + 1) for a, b in missing]
-        return [((missing[0][0], missing[-1][1]), deficit)]
-
-    def reason(self) -> Literal["limit", "denied", "lost"]:
-        """Why what is missing is missing."""
-        if self.recovery.limited:
-            return "limit"
-        return "denied" if self.recovery.denied == "denied" else "lost"
-
-    def _walk(self, rows: list[Frame], missing: list[Range], gaps: list[tuple[Range, int]], end: int) -> None:
-        """Numbered frames by seq; rows before them, or at the hole they may belong to; gaps at their place."""
+    def _settle_doubt(self, lacking: bool) -> None:
+        """Without an acknowledged, proven replay the next open asks again for what is missing."""
         recovery, progress = self.recovery, self.progress
-        numbered = [seq for seq in sorted(recovery.seqd) if seq <= end]
-        slots = self._slots(rows, numbered, missing)
-        starts = {a: (a, b) for a, b in missing}
-        gap_at = {a: (span, count) for span, count in gaps for a in (span[0],)}
-        reactions_after: dict[int, list[Frame]] = {}
-        message_ids = {recovery.seqd[seq].message_id for seq in numbered} - {0}
-        for frame in slots.pop(0, []):
-            reaction = reaction_of(frame)
-            about = frames.as_id(reaction[0][0]) if reaction else 0
-            if about in message_ids:
-                reactions_after.setdefault(about, []).append(frame)
-            else:
-                self._admit_row(frame)
-        others = sorted(recovery.others, key=lambda item: item[0])
-        for at in sorted({*numbered, *starts}):
-            while others and others[0][0] < at:
-                self._admit(others.pop(0)[1], 0)
-            if at in starts:
-                for frame in slots.pop(at, []):
-                    self._admit_row(frame)
-                if at in gap_at:
-                    span, count = gap_at[at]
-                    self._gap(span, count, missing)
-                progress.advance(starts[at][1], 0)
-                continue
-            frame = recovery.seqd[at]
-            self._admit(frame, REPLAYED if recovery.top is not None else 0)
-            progress.advance(at, frames.mark(frame))
-            for late in reactions_after.pop(frame.message_id, ()) if frame.key else ():
-                self._admit_row(late)
-        for _, frame in others:
-            self._admit(frame, 0)
-        if end > progress.cursor:
-            progress.advance(end, 0)
+        if recovery.top is None or (recovery.searched and lacking):
+            progress.doubt = min(progress.doubt or recovery.since, recovery.since)
+        elif not recovery.searched:
+            progress.doubt, progress.doubtful = 0, []
 
-    def _slots(self, rows: Iterable[Frame], numbered: list[int], missing: list[Range]) -> dict[int, list[Frame]]:
-        """Where rows go: by the hole's first number; 0 is the front. A row belongs to the first place behind which the next numbered
-        message is younger than it."""
-        places = [0, *(a for a, _ in missing)]
-        bounds: dict[int, int] = {}
-        upcoming = 0
-        remaining = sorted(numbered, reverse=True)
-        for place in sorted(places, reverse=True):
-            while remaining and remaining[0] >= place:
-                upcoming = self.recovery.seqd[remaining.pop(0)].message_id or upcoming
-            bounds[place] = upcoming
-        slots: dict[int, list[Frame]] = {}
+    def release(self) -> None:
+        """Numbered events up to the highest one, while the fill goes on: what is missing becomes debt (invariant 9)."""
+        recovery, progress = self.recovery, self.progress
+        since = min(recovery.since, progress.debt.since) if progress.debt else recovery.since
+        missing, older = self._begin()
+        progress.debt = Debt(since, missing, older, progress.credit)
+        progress.credit = 0
+        self._walk([], missing, [])
+
+    def late(self, final: bool) -> None:
+        """What a released recovery found by now, behind everything else; `final`: the fill is over, and the rest is a gap."""
+        progress, debt = self.progress, self.progress.debt
+        rows = self.rows()
         for frame in rows:
-            reaction = reaction_of(frame) if not frame.key else None
-            number = frame.message_id or (frames.as_id(reaction[0][0]) if reaction else 0)
-            place = next((p for p in sorted(places) if not bounds[p] or number < bounds[p]), 0)
-            slots.setdefault(place, []).append(frame)
-        return slots
+            self._admit_row(frame)
+        if debt is None:
+            return
+        debt.rows += len(rows)
+        if final:
+            for span, count in self._gaps(debt.ranges, debt.older, size(debt.ranges) + debt.older - debt.rows, debt.rows > 0):
+                self._gap(span, count, debt.ranges)
+            progress.debt = None
+            self._settle_doubt(self.lost > 0)
+
+    def _begin(self) -> tuple[list[Range], int]:
+        """Settle lives, owed numbers and credit; what is missing then, and how much more of an earlier life."""
+        recovery, progress = self.recovery, self.progress
+        debt, older = progress.debt, 0
+        if recovery.fresh:
+            if debt is not None:
+                older = max(size(debt.ranges) + debt.older - debt.rows, 0)
+                debt.ranges = []
+            progress.start_life()
+        elif debt is not None:
+            older = debt.older
+            progress.credit += debt.rows
+        missing = recovery.missing()
+        for seq in sorted(recovery.overlap):
+            self._take_overlap(seq, recovery.overlap[seq])
+        end = recovery.end()
+        # An event that came as a row before and has its number now no longer stands for another number.
+        twice = sum(1 for seq, frame in recovery.seqd.items() if seq <= end and frame.key > 0 and self.seen(frame.key))
+        progress.credit = max(progress.credit - twice, 0)
+        self.rest = [recovery.seqd[seq] for seq in sorted(recovery.seqd) if seq > end]
+        return missing, older
 
     def _take_overlap(self, seq: int, frame: Frame) -> None:
         """A number up to the cursor: known, or one that was recorded as missing and comes late (invariant 6)."""
@@ -181,36 +144,111 @@ class Merger:
             self._admit(frame, REPLAYED | LATE)
         elif not progress.mark_at(seq):
             progress.learn(seq, frames.mark(frame))
-            if self.recovery.learning:
+            if self.recovery.cause == "birth":
                 progress.floor = max(progress.floor, frame.message_id)
 
+    # --- gaps (R14) --------------------------------------------------------------------------------------------------
+
+    def _gaps(self, missing: list[Range], older: int, deficit: int, filled: bool) -> list[tuple[Range, int]]:
+        """The gaps to record, each with its count: exact ranges if nothing filled them, else one over all of them. Events of an earlier
+        life have no range: (0, 0)."""
+        found: list[tuple[Range, int]] = []
+        here = min(deficit, size(missing))
+        if here > 0:
+            if not filled and len(missing) <= MAX_GAP_RECORDS:
+                found = [((a, b), b - a + 1) for a, b in missing]
+            else:
+                found = [((missing[0][0], missing[-1][1]), here)]
+        if deficit > here > 0 or (deficit > 0 and here <= 0):
+            found.insert(0, ((0, 0), deficit - max(here, 0)))
+        return found
+
+    def _reason(self) -> Literal["limit", "denied", "lost"]:
+        return "limit" if self.recovery.limited else "denied" if self.recovery.denied else "lost"
+
     def _gap(self, span: Range, count: int, missing: list[Range]) -> None:
-        self.merged.lost += count
-        self.merged.ops.append(RecordGap(self.stream, Gap(self.reason(), "seq", span[0], span[1], count)))
+        self.lost += count
+        if span == (0, 0):
+            self.ops.append(RecordGap(self.stream, Gap(self._reason(), "count", 1, count, count)))
+            return
+        self.ops.append(RecordGap(self.stream, Gap(self._reason(), "seq", span[0], span[1], count)))
         for first, last in missing:
             if first >= span[0] and last <= span[1]:
-                self.progress.add_gap(first, last, self.recovery.top is None)
+                self.progress.add_gap(first, last, self.recovery.top is None or self.recovery.searched)
+
+    # --- order (R12) -------------------------------------------------------------------------------------------------
+
+    def _walk(self, rows: list[Frame], missing: list[Range], gaps: list[tuple[Range, int]]) -> None:
+        """Numbered frames by seq; rows before them, or at the hole they may belong to; gaps at their place."""
+        recovery, progress = self.recovery, self.progress
+        end = recovery.end()
+        numbered = [seq for seq in sorted(recovery.seqd) if seq <= end]
+        slots = self._slots(rows, numbered, missing)
+        hole_at = {first: (first, last) for first, last in missing}
+        gap_at = {span[0]: (span, count) for span, count in gaps}
+        message_ids = {recovery.seqd[seq].message_id for seq in numbered} - {0}
+        behind: dict[int, list[Frame]] = {}
+        if 0 in gap_at:
+            self._gap(*gap_at[0], missing)
+        for frame in slots.pop(0, []):
+            about = about_message(frame)
+            if not frame.key and about in message_ids:
+                behind.setdefault(about, []).append(frame)
+            else:
+                self._admit_row(frame)
+        others = sorted(recovery.others, key=lambda item: item[0])
+        for at in sorted({*numbered, *hole_at}):
+            while others and others[0][0] < at:
+                self._admit(others.pop(0)[1], 0)
+            if at in hole_at:
+                for frame in slots.pop(at, []):
+                    self._admit_row(frame)
+                if at in gap_at:
+                    self._gap(*gap_at[at], missing)
+                if hole_at[at][1] > progress.cursor:
+                    progress.advance(hole_at[at][1], 0)
+                continue
+            frame = recovery.seqd[at]
+            self._admit(frame, REPLAYED if recovery.top is not None else 0)
+            progress.advance(at, frames.mark(frame))
+            for reaction in behind.pop(frame.message_id, ()) if frame.key else ():
+                self._admit_row(reaction)
+        for _, frame in others:
+            self._admit(frame, 0)
+
+    def _slots(self, rows: Iterable[Frame], numbered: list[int], missing: list[Range]) -> dict[int, list[Frame]]:
+        """Where rows go: by the hole's first number; 0 is the front. A row belongs to the first place behind which the next numbered
+        message is younger than it."""
+        places = [0, *(first for first, _ in missing)]
+        bounds: dict[int, int] = {}
+        upcoming = 0
+        left = sorted(numbered)
+        for place in sorted(places, reverse=True):
+            while left and left[-1] >= place:
+                upcoming = self.recovery.seqd[left.pop()].message_id or upcoming
+            bounds[place] = upcoming
+        slots: dict[int, list[Frame]] = {}
+        for frame in rows:
+            number = about_message(frame)
+            place = next((p for p in sorted(places) if not bounds[p] or number < bounds[p]), 0)
+            slots.setdefault(place, []).append(frame)
+        return slots
 
     def _admit_row(self, frame: Frame) -> None:
-        key = frame.key
-        if not key and frame.payload in self.recovery.strange:
-            key = strange_key(frame.payload)
-        self._admit(frame, REPLAYED | (LATE if self.recovery.released else 0), key)
+        strange = not frame.key and frame.payload in self.recovery.strange
+        self._admit(frame, REPLAYED | (LATE if self.recovery.is_late(frame) else 0), strange_key(frame.payload) if strange else b"")
 
     def _admit(self, frame: Frame, flags: int, key: bytes = b"") -> None:
-        self.merged.ops.append(Admit(self.stream, frame.payload, frame.key or key, "", flags, frame.meta))
-        note(self.progress, self.book, frame)
+        self.ops.append(Admit(self.stream, frame.payload, frame.key or key, "", flags))
+        self.memory.note(frame)
 
 
-def note(progress: Progress, book: ReactionBook, frame: Frame) -> None:
-    """An event is admitted: remember what later recoveries ask of it."""
+def about_message(frame: Frame) -> int:
+    """The id of the message that a frame is, or that it reacts to; 0 for others."""
     if frame.key:
-        progress.saw_message(frame.message_id)
-    elif (reaction := reaction_of(frame)) is not None:
-        if reaction[1]:
-            book.add(reaction[0], progress.newest)
-        else:
-            book.remove(reaction[0])
+        return frame.message_id
+    reaction = reaction_of(frame)
+    return frames.as_id(reaction[0][0]) if reaction else 0
 
 
 def strange_key(payload: bytes) -> bytes:

@@ -1,11 +1,12 @@
 """How far an account's upstream has been journaled: the durable state that rides in the same commit as the events (invariant 2).
 
-Two keys: `progress`, small, in every commit; `reactions`, only in a commit that adds or removes one. A seq means nothing without
+Three keys: `progress`, small, in every commit; `reactions` and `threads` only in a commit that changes them. A seq means nothing without
 its life: an upstream that restarts counts anew (R7), and `life` goes up by one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -14,10 +15,15 @@ from sidecar.core.actions import PutState
 from sidecar.dialects.relaycast import frames
 from sidecar.dialects.relaycast.frames import Frame, Variant
 
-STATE, REACTIONS = "progress", "reactions"
+STATE, REACTIONS, THREADS = "progress", "reactions", "threads"
 TAIL = 32
 MAX_RANGES = 64
 MAX_REACTIONS = 4096
+MAX_ROOTS = 256
+
+# A quote within a string is escaped, so outside of `metadata` and its like these can only be the frame's own members.
+PARENT = re.compile(rb'"parent_id"\s*:\s*"([0-9]{1,19})"').search
+CHANNEL = re.compile(rb'"channel"\s*:\s*"([^"\\]+)"').search
 
 Range = tuple[int, int]
 Reaction = tuple[str, str, str]
@@ -26,23 +32,21 @@ Reaction = tuple[str, str, str]
 
 class Debt(msgspec.Struct, array_like=True):
     """A fill that was not over when live events had to be let through: `since` (server ms) is where history is to be read from,
-    `ranges` the numbers not accounted for, `rows` how many events without a number were recovered for them."""
+    `ranges` the numbers from which nothing came, `older` how many more of an earlier life, `rows` how many events without a number
+    were recovered for them."""
 
     since: int
     ranges: list[Range]
+    older: int = 0
     rows: int = 0
-
-    @property
-    def missing(self) -> int:
-        """Numbers still without an event."""
-        return max(sum(b - a + 1 for a, b in self.ranges) - self.rows, 0)
 
 
 class Progress(msgspec.Struct, array_like=True):
     """`cursor`: highest number up to which everything is journaled, recorded as a gap, or owed (`debt`); `tail`: fingerprints of
     the numbers up to the cursor, 0 unknown; `newest`: id of the newest message admitted; `birth`: server ms before which nothing is
     admitted; `floor`: newest message id known to be older than the birth; `gaps`: recorded gaps of this life; `credit`: rows
-    recovered without a number whose numbers are not known yet; `variant`: how event ids are hashed, empty: not seen yet."""
+    recovered without a number whose numbers are not known yet; `doubtful`, `doubt`: recorded gaps on which the upstream was not heard,
+    and the server time (ms, 0: none) from which on the next open asks for the database's rows again; `variant`: how event ids are hashed, empty: not seen yet."""
 
     life: int
     cursor: int
@@ -52,6 +56,7 @@ class Progress(msgspec.Struct, array_like=True):
     floor: int = 0
     gaps: list[Range] = []
     doubtful: list[Range] = []
+    doubt: int = 0
     credit: int = 0
     debt: Debt | None = None
     variant: str = ""
@@ -67,10 +72,11 @@ class Progress(msgspec.Struct, array_like=True):
         self.tail = [*self.tail, *([0] * skipped), mark][-TAIL:]
         self.cursor = seq
 
-    def extend(self, run: Sequence[Frame]) -> None:
-        """Move the cursor over events that follow it without a hole."""
-        self.tail = [*self.tail, *map(frames.mark, run[-TAIL:])][-TAIL:]
-        self.cursor += len(run)
+    def extend(self, keys: Sequence[int]) -> None:
+        """Move the cursor over message events with these keys, which follow it without a hole."""
+        self.tail = [*self.tail, *map(frames.mark_of, keys[-TAIL:])][-TAIL:]
+        self.cursor += len(keys)
+        self.newest = max(self.newest, frames.id_of(max(keys[-TAIL:])))
 
     def learn(self, seq: int, mark: int) -> None:
         """Remember the fingerprint of a number at or below the cursor, if it is near enough and unknown."""
@@ -116,8 +122,10 @@ class Progress(msgspec.Struct, array_like=True):
         """The event of an owed number came."""
         self.gaps = without(self.gaps, seq)
         self.doubtful = without(self.doubtful, seq)
-        if self.debt is not None:
+        if self.debt is not None and self.debt.ranges:
             self.debt.ranges = without(self.debt.ranges, seq)
+            if not self.debt.ranges and not self.debt.older:
+                self.debt = None
 
     def put(self) -> PutState:
         """This state as an operation of a commit."""
@@ -140,6 +148,11 @@ def without(ranges: Iterable[Range], seq: int) -> list[Range]:
     return left
 
 
+def size(ranges: Iterable[Range]) -> int:
+    """How many numbers."""
+    return sum(b - a + 1 for a, b in ranges)
+
+
 def holes(first: int, last: int, have: Iterable[int]) -> list[Range]:
     """Ranges of the numbers first..last that are not in `have`."""
     found: list[Range] = []
@@ -151,6 +164,47 @@ def holes(first: int, last: int, have: Iterable[int]) -> list[Range]:
     if at <= last:
         found.append((at, last))
     return found
+
+
+class ThreadBook:
+    """Roots of threads that were active lately, so that their replies can be asked for (R8). By root id: (channel, replies known, -1: not
+    counted since the start). Only the set of roots is durable, and whether one was ever dropped from it."""
+
+    def __init__(self, value: bytes | None = None) -> None:
+        self.roots: dict[int, tuple[str, int]] = {}
+        self.dropped = False
+        if value is not None:
+            self.dropped, rows = msgspec.json.decode(value, type=tuple[bool, list[tuple[int, str]]])
+            self.roots = {root: (name, -1) for root, name in rows}
+        self.changed = False
+
+    def replied(self, payload: bytes) -> None:
+        """A thread.reply was admitted."""
+        parent, channel = PARENT(payload), CHANNEL(payload)
+        if parent is None or channel is None:
+            return
+        root = int(parent[1])
+        known = self.roots.pop(root, None)
+        if known is None:
+            self.changed = True
+            self.roots[root] = (channel[1].decode(errors="replace"), -1 if self.dropped else 1)
+            if len(self.roots) > MAX_ROOTS:
+                del self.roots[next(iter(self.roots))]
+                self.dropped = True
+        else:
+            self.roots[root] = (known[0], known[1] + 1 if known[1] >= 0 else -1)
+
+    def counted(self, root: int, replies: int) -> None:
+        """A root that is kept has so many replies, all of which are known now."""
+        if root in self.roots:
+            self.roots[root] = (self.roots[root][0], replies)
+
+    def put(self) -> PutState | None:
+        """The book as an operation of a commit if its set of roots changed."""
+        if not self.changed:
+            return None
+        self.changed = False
+        return PutState(THREADS, msgspec.json.encode((self.dropped, [(root, name) for root, (name, _) in self.roots.items()])))
 
 
 class ReactionBook:
@@ -209,6 +263,32 @@ def reaction_of(frame: Frame) -> tuple[Reaction, bool] | None:
     if action not in ("added", "removed") or not all(isinstance(item, str) for item in who):
         return None
     return who, action == "added"  # type: ignore[return-value]
+
+
+class Memory:
+    """All of it: what an admitted event changes, and the operations that make it durable."""
+
+    def __init__(self, progress: Progress, reactions: ReactionBook, threads: ThreadBook) -> None:
+        self.progress = progress
+        self.reactions = reactions
+        self.threads = threads
+
+    def note(self, frame: Frame) -> None:
+        """An event is admitted: remember what later recoveries ask of it. Numbers are the caller's business."""
+        if frame.key:
+            self.progress.saw_message(frame.message_id)
+            if frame.type == "thread.reply":
+                self.threads.replied(frame.payload)
+        elif (reaction := reaction_of(frame)) is not None:
+            if reaction[1]:
+                self.reactions.add(reaction[0], self.progress.newest)
+            else:
+                self.reactions.remove(reaction[0])
+
+    def puts(self, since: int) -> list[PutState]:
+        """The state as operations of a commit. `since` (server ms): no later recovery asks for what is older."""
+        found = (self.progress.put(), self.reactions.put(since, self.progress.newest), self.threads.put())
+        return [put for put in found if put is not None]
 
 
 def known_variant(progress: Progress) -> Variant:

@@ -17,15 +17,13 @@ so if all numbers are there, database rows can only be events that were never pu
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from sidecar.core.hold import Hold
 from sidecar.dialects.relaycast import frames
 from sidecar.dialects.relaycast.frames import Frame
 from sidecar.dialects.relaycast.instants import iso
-from sidecar.dialects.relaycast.progress import Progress, Range, Reaction, holes, reaction_of
+from sidecar.dialects.relaycast.progress import Progress, Range, Reaction, holes, reaction_of, size, without
 
 COUNTER = 9007199254740991
 """A last_seen_seq above every counter: the answer tells the counter and replays nothing."""
@@ -104,37 +102,52 @@ class Exchange:
 
 class Recovery:
     """What has come since the open. `base`: numbers up to it need no recovery; `fresh`: a new life was found; `proven`: the same
-    life was; `top`: the counter at the last acknowledgement, None before one; `released`: live events are let through meanwhile."""
+    life was; `top`: the counter at the last acknowledgement, None before one; `released`: live events pass by meanwhile, and what was
+    missing then is the progress's debt; `searched`: REST was asked."""
 
-    def __init__(self, progress: Progress, since: int, *, proven: bool = False, learning: bool = False, cause: str = "open") -> None:
+    def __init__(self, progress: Progress, since: int, cause: str, *, proven: bool = False, deep: bool = True) -> None:
         self.progress = progress
         self.base = progress.cursor
         self.since = since
-        self.proven = proven
-        self.learning = learning
         self.cause = cause
+        self.proven = proven
+        self.deep = deep
         self.hold: Hold[Frame] = Hold()
         self.exchange: Exchange | None = None
-        self.pages = 0
+        self.retried = False
+        self.started_at = progress.newest
         self.forget()
 
     def forget(self) -> None:
         """Throw away what has come (R6)."""
         self.fresh = False
+        self.doubting = self.progress.doubt > 0
         self.released = False
+        self.searched = False
         self.unsure = False
         self.database = False
-        self.top: int | None = None
-        self.denied: str = ""
         self.limited = False
+        self.denied = False
+        self.pages = 0
+        self.top: int | None = None
+        self.highest = self.base
+        self.rows: dict[int, Frame] = {}
+        self.reactions: dict[Reaction, Frame] = {}
+        self.strange: dict[bytes, Frame] = {}
+        self.forget_numbered()
+        self.hold.clear()
+
+    def forget_numbered(self) -> None:
+        """Numbered events were admitted or thrown away."""
         self.seqd: dict[int, Frame] = {}
         self.overlap: dict[int, Frame] = {}
-        self.rows: dict[bytes, Frame] = {}
-        self.reactions: dict[Reaction, Frame] = {}
         self.others: list[tuple[int, Frame]] = []
-        self.strange: dict[bytes, Frame] = {}
-        self.highest = self.base
-        self.hold.clear()
+
+    def release(self) -> None:
+        """From now on live events pass by; what the fill still finds is late (invariant 9)."""
+        self.forget_numbered()
+        self.released = True
+        self.base = self.progress.cursor
 
     def ask(self, ask: Ask) -> bytes:
         """Begin an exchange; the frame to send."""
@@ -148,44 +161,48 @@ class Recovery:
         if not self.hold.reserve(len(frame.payload) + FRAME_COST):
             self.forget()
             return False
-        if self.exchange is not None:
-            self.exchange.received += 1
         if frame.seq >= 0:
-            self._take_numbered(frame)
+            self.passed(frame)
+            self.highest = max(self.highest, frame.seq)
+            target = self.seqd if frame.seq > self.base else self.overlap
+            target[frame.seq] = frame
         else:
             self._take_row(frame)
         return True
 
-    def _take_numbered(self, frame: Frame) -> None:
-        if self.exchange is not None and frame.seq > self.exchange.ask.seq:
-            self.exchange.lowest = min(self.exchange.lowest, frame.seq)
-        self.highest = max(self.highest, frame.seq)
-        target = self.seqd if frame.seq > self.base else self.overlap
-        target[frame.seq] = frame
+    def passed(self, frame: Frame) -> None:
+        """A numbered frame came, whether it is collected or not."""
+        if self.exchange is not None:
+            self.exchange.received += 1
+            if frame.seq > self.exchange.ask.seq:
+                self.exchange.lowest = min(self.exchange.lowest, frame.seq)
 
     def _take_row(self, frame: Frame) -> None:
         exchange = self.exchange
+        if exchange is not None:
+            exchange.received += 1
         if frame.key:
             if exchange is not None:
-                exchange.saw_row("m" if frame.key[:1] in b"ct" else "d", frames.server_ms(frame.message_id))
+                exchange.saw_row("m" if frame.in_channel else "d", frames.server_ms(frame.message_id))
             self.rows.setdefault(frame.key, frame)
+            return
+        if not is_row(frame):
+            self.others.append((self.highest, frame))
             return
         reaction = reaction_of(frame)
         if reaction is not None and reaction[1]:
             if exchange is not None:
                 exchange.saw_row("r", frames.server_ms(frames.as_id(reaction[0][0])))
             self.reactions.setdefault(reaction[0], frame)
-        elif frames.fields(frame.payload).get("replayed") is True:
-            self.strange.setdefault(frame.payload, frame)
         else:
-            self.others.append((self.highest, frame))
+            self.strange.setdefault(frame.payload, frame)
 
     def add_history(self, rows: list[Frame]) -> None:
         """Take frames made from REST; a copy that is here already wins."""
         for frame in rows:
             self.rows.setdefault(frame.key, frame)
 
-    # --- what is next ------------------------------------------------------------------------------------------------------------
+    # --- what is next ------------------------------------------------------------------------------------------------
 
     def acked(self, ack: Ack) -> Step:
         """An exchange was acknowledged: what is next."""
@@ -194,47 +211,78 @@ class Recovery:
         self.exchange = None
         self.judge_life(ack.current)
         self.top = ack.current
-        if ack.gap:
-            self.database = True
+        if not ack.gap:
+            # The ring reaches back to what was asked from, so numbers that are not in it do not exist.
+            self.doubting = False
         if self.is_whole():
             return Merge()
-        if exchange.ask.seq >= 0 and not self.database:
-            return Ask(-1, self.since)
-        if self.fresh and exchange.ask.seq >= 0:
-            return Ask(-1, self.since)
+        if exchange.ask.seq >= 0 and (self.fresh or not ack.gap):
+            return Ask(-1, self.since) if self.deep or self.fresh else Merge()
         page = exchange.next_page()
         if page is not None and self.pages < MAX_PAGES:
-            if page <= exchange.ask.since // 1000 * 1000:
+            floor = exchange.ask.since // 1000 * 1000
+            if page <= floor:
                 # More than 1000 rows in one second: REST for them, and on behind it, where only a replay finds some kinds.
                 self.unsure = True
-                page = exchange.ask.since // 1000 * 1000 + 1000
+                page = floor + 1000
             return Ask(-1, page)
         hollow = exchange.ask.seq < ack.current < exchange.lowest
         if self.unsure or page is not None or hollow or exchange.received < ack.replayed or not ack.gap:
-            return History("the replay did not prove that it was whole")
+            return self._search("the replay did not prove that it was whole")
         return Merge()
 
     def unanswered(self) -> Step:
         """No acknowledgement came in time (R9)."""
         self.exchange = None
         self.judge_life(None)
-        return History("no acknowledgement of the resync")
+        return self._search("no acknowledgement of the resync")
+
+    def searched_all(self) -> Step:
+        """REST was read. If nothing was ever acknowledged and events are known to be missing, one more resync may still have them."""
+        lacking = self.missing()
+        if self.top is None and lacking and not self.retried and self.cause != "hole" and self.lacks() > 0:
+            self.retried = True
+            return Ask(lacking[0][0] - 1, self.since)
+        return Merge()
+
+    def _search(self, why: str) -> Step:
+        if self.searched:
+            return Merge()
+        self.searched = True
+        return History(why)
 
     def is_whole(self) -> bool:
         """Proven to be in the same life, and every number is there."""
-        return self.proven and not self.fresh and not self.missing()
+        unnumbered_debt = self.progress.debt is not None and not self.progress.debt.ranges
+        return self.proven and not (self.fresh or self.doubting or unnumbered_debt or self.missing())
+
+    def is_late(self, frame: Frame) -> bool:
+        """Is this row older than what was admitted before: does it fill a gap that was recorded, or a debt?"""
+        return self.released or ((self.doubting or self.progress.debt is not None) and 0 < frame.message_id <= self.started_at)
 
     def missing(self) -> list[Range]:
-        """Numbers from which nothing has come, up to the acknowledged counter (without one: to the highest number seen)."""
-        return holes(self.base + 1, self.end(), self.seqd)
+        """Numbers from which nothing has come: owed ones, and those up to the acknowledged counter (without one: to the highest seen)."""
+        debt = self.progress.debt
+        owed: list[Range] = [] if debt is None or (self.fresh and not self.released) else debt.ranges
+        if self.released:
+            return list(owed)
+        for seq in self.overlap:
+            owed = without(owed, seq)
+        return owed + holes(self.base + 1, self.end(), self.seqd)
+
+    def lacks(self) -> int:
+        """How many events are missing beyond what came without a number."""
+        return size(self.missing()) - len(self.rows) - len(self.reactions) - self.progress.credit
 
     def end(self) -> int:
         """Up to where this recovery accounts for numbers."""
+        if self.released:
+            return self.base
         return max(self.seqd, default=self.base) if self.top is None else self.top
 
     def judge_life(self, current: int | None) -> None:
         """Same life or a new one (R7)? What came with numbers up to the cursor is compared with the journal."""
-        if self.fresh:
+        if self.fresh or self.released:
             return
         matched, sure_match, differed, sure_difference = 0, False, 0, False
         for seq, frame in self.overlap.items():
@@ -248,8 +296,8 @@ class Recovery:
             else:
                 differed += 1
                 sure_difference = sure_difference or bool(frame.key) or bool(known & 1)
-        new = sure_difference or (differed and not sure_match)
-        if new or (current is not None and current < self.base):
+        # A message event is at one number of one life only; other events may look alike in two lives.
+        if sure_difference or (differed and not sure_match) or (current is not None and current < self.base):
             self.fresh = True
             self.proven = False
             self.base = 0
@@ -259,6 +307,6 @@ class Recovery:
             self.proven = True
 
 
-def describe(step: Any) -> str:
-    """A step for the log."""
-    return f"resync from {step.seq}" if isinstance(step, Ask) else step.why if isinstance(step, History) else "merge"
+def is_row(frame: Frame) -> bool:
+    """Is this a copy from the server's database (section 5)?"""
+    return frame.seq < 0 and frames.fields(frame.payload).get("replayed") is True

@@ -32,6 +32,7 @@ from urllib.parse import quote
 from sidecar.core.actions import (
     Action,
     Admit,
+    AdmitRun,
     CancelRequest,
     CancelTimer,
     CloseLink,
@@ -64,19 +65,25 @@ from sidecar.core.events import (
     Started,
     TimerFired,
 )
+from sidecar.core.hold import MAX_OVERFLOWS, MAX_SECONDS
 from sidecar.core.record import BINARY, LATE, REPLAYED
 from sidecar.dialects.base import View
 from sidecar.dialects.relaycast import frames
 from sidecar.dialects.relaycast import progress as durable
+from sidecar.dialects.relaycast.backfill import Backfill, Plan
 from sidecar.dialects.relaycast.frames import Frame
 from sidecar.dialects.relaycast.instants import parse_http_date
-from sidecar.dialects.relaycast.merge import Merger, note
-from sidecar.dialects.relaycast.progress import Progress, ReactionBook
-from sidecar.dialects.relaycast.resync import COUNTER, Ask, History, Recovery, Step, ack_of
+from sidecar.dialects.relaycast.merge import Merger
+from sidecar.dialects.relaycast.progress import CHANNEL, Memory, Progress, ReactionBook, ThreadBook
+from sidecar.dialects.relaycast.resync import COUNTER, Ask, History, Recovery, Step, ack_of, is_row
 
 LINK = "ws"
 PING = b'{"type":"ping"}'
-HOLD_S = 30.0
+HOLD_S = MAX_SECONDS
+DEEP_EVERY_S = 30.0
+"""How often a hole that the ring does not fill is asked of the database, at most: a server that burns numbers must not be made to
+replay everything for each."""
+MAX_CHANNELS = 1000
 MOVED = b"node transport"
 
 
@@ -93,8 +100,7 @@ class UpstreamHalf:
         self.linger_s: float = settings.linger_s
         self.view = view
         self.phase = "idle"
-        self.progress: Progress | None = None
-        self.book = ReactionBook()
+        self.memory: Memory | None = None
         self.birth: int | None = None
         self.credential = ""
         self.hints = ""
@@ -105,7 +111,10 @@ class UpstreamHalf:
         self.link = False
         self.heard = 0.0
         self.proven = False
+        self.probed = -DEEP_EVERY_S
+        self.channels: set[str] = set()
         self.recovery: Recovery | None = None
+        self.fill: Backfill | None = None
         self.backoff = Backoff()
         self.out: list[Action] = []
         self.moment = Moment(0.0, 0.0, 0.0)
@@ -119,11 +128,13 @@ class UpstreamHalf:
             handler(self, event)
         return self.out
 
-    # --- beginning, end and who wants the stream -----------------------------------------------------------------------------------
+    # --- beginning, end and who wants the stream ---------------------------------------------------------------------
 
     def _started(self, event: Started) -> None:
-        self.progress = durable.load(event.state[durable.STATE]) if durable.STATE in event.state else None
-        self.book = ReactionBook(event.state.get(durable.REACTIONS))
+        state = event.state
+        if durable.STATE in state:
+            reactions, threads = ReactionBook(state.get(durable.REACTIONS)), ThreadBook(state.get(durable.THREADS))
+            self.memory = Memory(durable.load(state[durable.STATE]), reactions, threads)
         self._enter("idle")
         if event.credential:
             self.next = (event.credential, "")
@@ -163,6 +174,11 @@ class UpstreamHalf:
             self._enter("idle")
 
     @property
+    def progress(self) -> Progress | None:
+        """How far the stream is journaled, None before the first connect."""
+        return None if self.memory is None else self.memory.progress
+
+    @property
     def wanted(self) -> bool:
         """Is there somebody to hold the upstream for (R17)?"""
         return self.always or self.sessions > 0 or self.lingering
@@ -175,7 +191,7 @@ class UpstreamHalf:
     def _stop_waiting(self) -> None:
         self.out.extend([CancelTimer("redial"), CancelTimer("linger"), CancelRequest("birth")])
 
-    # --- dialling --------------------------------------------------------------------------------------------------------------------
+    # --- dialling ----------------------------------------------------------------------------------------------------
 
     def _want(self) -> None:
         """Connect if it is wanted and nothing is under way."""
@@ -252,7 +268,7 @@ class UpstreamHalf:
         self.out.extend([Tell({"link": "up"}), StartTimer("ping", self.knobs.ping_s), StartTimer("dead", self.knobs.dead_s)])
         if self.progress is None:
             # Frames that come before the counter is known are held as if every number were new.
-            self.recovery = Recovery(Progress(1, -1, self.birth or 0, []), self.birth or 0)
+            self.recovery = Recovery(Progress(1, -1, self.birth or 0, []), self.birth or 0, "baseline")
             self.recovery.hold.begin(self.moment.mono)
             self._ask(Ask(COUNTER, self._since(self.birth or 0)), "baseline")
         else:
@@ -279,11 +295,14 @@ class UpstreamHalf:
             self._forget_link()
 
     def _forget_link(self) -> None:
-        """The socket is gone, and with it whatever was not acknowledged on it (R6)."""
+        """The socket is gone, and with it whatever was not acknowledged on it (R6). Late events that were found are kept."""
+        if self.recovery is not None and self.recovery.released:
+            self._pay(final=False)
         self.recovery = None
-        self.out.extend([Tell({"link": "down"}), *map(CancelTimer, ("ping", "dead", "ack", "hold"))])
+        self.fill = None
+        self.out.extend([Tell({"link": "down"}), CancelRequest("fill"), *map(CancelTimer, ("ping", "dead", "ack", "hold", "rest"))])
 
-    # --- liveness (R3) -----------------------------------------------------------------------------------------------------------------
+    # --- liveness (R3) -----------------------------------------------------------------------------------------------
 
     def _ping(self) -> None:
         self.out.extend([SendFrames(LINK, [PING]), StartTimer("ping", self.knobs.ping_s)])
@@ -296,24 +315,32 @@ class UpstreamHalf:
         self._drop_link(None)
         self._wait(f"nothing was heard from the upstream for {self.knobs.dead_s:g} s")
 
-    # --- resync (R5 to R9) ---------------------------------------------------------------------------------------------------------------
+    # --- resync (R5 to R9) -------------------------------------------------------------------------------------------
 
-    def _recover(self, cause: str, *, learning: bool = False) -> None:
-        """Begin a recovery; frames are collected from now on."""
+    def _recover(self, cause: str) -> None:
+        """Begin a recovery; frames are collected from now on. `cause`: open, birth (the first open), hole or backwards."""
         known = self.progress
         assert known is not None
         since = self._since(known.newest_ms())
-        recovery = Recovery(known, since, proven=self.proven, learning=learning, cause=cause)
-        recovery.hold.begin(self.moment.mono)
-        self.recovery = recovery
-        self.out.append(StartTimer("hold", HOLD_S))
         seq = known.cursor if cause == "hole" else max(known.cursor - self.knobs.overlap, -1)
+        for first, _ in known.doubtful + (known.debt.ranges if known.debt else []):
+            seq = min(seq, first - 1)
+        for earlier in (known.debt.since if known.debt else 0, known.doubt):
+            since = min(since, earlier) if earlier else since
+        deep = cause != "hole" or self.moment.mono - self.probed >= DEEP_EVERY_S
+        self.recovery = Recovery(known, since, cause, proven=self.proven, deep=deep)
+        self.recovery.hold.begin(self.moment.mono)
+        self.out.append(StartTimer("hold", HOLD_S))
         self._ask(Ask(seq, since))
 
     def _ask(self, ask: Ask, phase: str = "resync") -> None:
-        assert self.recovery is not None
-        self._enter(phase)
-        self.out.extend([SendFrames(LINK, [self.recovery.ask(ask)]), StartTimer("ack", self.knobs.ack_timeout_s)])
+        recovery = self.recovery
+        assert recovery is not None
+        if not recovery.released:
+            self._enter(phase)
+        if recovery.cause == "hole" and ask.seq < 0:
+            self.probed = self.moment.mono
+        self.out.extend([SendFrames(LINK, [recovery.ask(ask)]), StartTimer("ack", self.knobs.ack_timeout_s)])
 
     def _acked(self, frame: Frame) -> None:
         """An acknowledgement. One that nobody waits for any more changes nothing."""
@@ -325,26 +352,33 @@ class UpstreamHalf:
         self.backoff.reset()
         if self.phase == "baseline":
             self._baseline(ack.current)
-        else:
-            self._step(recovery.acked(ack))
+            return
+        if recovery.released:
+            self._owe_up_to(ack.current + 1)
+        self._step(recovery.acked(ack))
 
     def _not_acked(self) -> None:
         recovery = self.recovery
         if recovery is None or recovery.exchange is None:
             return
-        if self.phase == "baseline":
-            if recovery.seqd:
-                self._baseline(min(recovery.seqd) - 1)
-            else:
-                self._ask(recovery.exchange.ask, "baseline")
-            return
-        self._step(recovery.unanswered())
+        if self.phase != "baseline":
+            self._step(recovery.unanswered())
+        elif recovery.seqd:
+            self._baseline(min(recovery.seqd) - 1)
+        else:
+            self._ask(recovery.exchange.ask, "baseline")
 
     def _step(self, step: Step) -> None:
+        """Carry out what a recovery wants next."""
+        recovery = self.recovery
+        assert recovery is not None
         if isinstance(step, Ask):
             self._ask(step)
         elif isinstance(step, History):
-            self._merge()
+            self._log("info", f"reading history over REST: {step.why}")
+            self._read_history(True, frozenset())
+        elif check := self._unchecked():
+            self._read_history(False, check)
         else:
             self._merge()
 
@@ -356,46 +390,165 @@ class UpstreamHalf:
         cursor = counter
         while cursor in held.seqd:
             cursor -= 1
-        self.progress = Progress(1, cursor, self.birth or 0, [])
-        self.out.append(Commit([self.progress.put()]))
+        known = Progress(1, cursor, self.birth or 0, [])
+        self.memory = Memory(known, ReactionBook(), ThreadBook())
+        self._commit([])
         self._log("info", f"the stream begins after number {cursor} of the upstream")
         self.proven = True
-        early = [held.seqd[seq] for seq in sorted(held.seqd) if seq > cursor]
-        others = [frame for _, frame in held.others]
-        if cursor:
-            self._recover("open", learning=True)
+        early = [frame for _, frame in held.others] + [held.seqd[seq] for seq in sorted(held.seqd) if seq > cursor]
+        self.recovery = None
+        if cursor > 0:
+            # Learn the numbers before the birth: by them a later new life is known, and by their ids what is older than it.
+            self._recover("birth")
         else:
             self._enter("live")
-            self.recovery = None
-        for frame in others + early:
-            self._receive([frame.payload])
+        self._receive([frame.payload for frame in early])
+
+    # --- the end of a recovery ---------------------------------------------------------------------------------------
+
+    def _merger(self) -> Merger:
+        assert self.recovery is not None and self.memory is not None
+        allowed = self.fill.allows if self.fill is not None else lambda frame: True
+        return Merger(self.stream, self.recovery, self.memory, self._seen, allowed)
+
+    def _seen(self, key: int | bytes) -> bool:
+        return self.view.seen(self.stream, "", key)
 
     def _merge(self) -> None:
         """Everything that can be had is there: one commit, then live."""
         recovery = self.recovery
-        assert recovery is not None and self.progress is not None
+        assert recovery is not None and self.memory is not None
+        known = self.memory.progress
+        if recovery.released:
+            self._pay(final=True)
+        else:
+            merger = self._merger()
+            merger.run()
+            self._finish(merger)
+        if self.fill is not None:
+            for root, count in self.fill.replies.items():
+                self.memory.threads.counted(root, count)
+        rest = [frame.payload for frame in (() if recovery.released else merger.rest)]
+        self.recovery = self.fill = None
         self.out.append(CancelTimer("hold"))
-        merger = Merger(self.stream, recovery, self.book, lambda key: self.view.seen(self.stream, "", key), lambda frame: True)
-        merged = merger.run()
-        self.proven = True
-        self._commit(merged.ops)
-        self.recovery = None
         if recovery.fresh:
-            self._log("warning", f"the upstream counts anew: life {self.progress.life}, number {self.progress.cursor}")
-        if merged.lost:
-            self._log("warning", f"{merged.lost} events are lost: the upstream has them no more")
+            self._log("warning", f"the upstream counts anew: life {known.life}, number {known.cursor}")
         self._enter("live")
-        self._receive([frame.payload for frame in merged.rest])
+        self._receive(rest)
+
+    def _finish(self, merger: Merger) -> None:
+        """Commit what a merger came to."""
+        self.proven = True
+        self._commit(merger.ops)
+        if merger.lost:
+            self._log("warning", f"gap: {merger.lost} events are missing, and the upstream does not give them")
+
+    def _release(self) -> None:
+        """The hold has reached its bound (invariant 9): let live events through, the fill goes on behind them."""
+        recovery = self.recovery
+        if recovery is None or recovery.released or self.phase == "baseline":
+            return
+        merger = self._merger()
+        merger.release()
+        recovery.release()
+        self._finish(merger)
+        self._log("warning", "live events are let through while history is still being read; what it finds is marked late")
+        self._enter("live")
+        self._receive([frame.payload for frame in merger.rest])
+
+    def _pay(self, final: bool) -> None:
+        """Admit what a released recovery has found so far."""
+        merger = self._merger()
+        merger.late(final)
+        recovery = self.recovery
+        assert recovery is not None
+        recovery.rows, recovery.reactions, recovery.strange = {}, {}, {}
+        recovery.hold.clear()
+        self._finish(merger)
+
+    def _owe_up_to(self, seq: int) -> None:
+        """While a released recovery runs, a hole is added to what it owes."""
+        known = self.progress
+        assert known is not None and self.recovery is not None
+        if seq > known.cursor + 1:
+            if known.debt is None:
+                known.debt = durable.Debt(self.recovery.since, [])
+            known.debt.ranges = [*known.debt.ranges, (known.cursor + 1, seq - 1)]
+            known.advance(seq - 1, 0)
 
     def _commit(self, ops: list[Op]) -> None:
-        assert self.progress is not None
-        ops.append(self.progress.put())
-        reactions = self.book.put(self._since(self.progress.newest_ms()), self.progress.newest)
-        if reactions is not None:
-            ops.append(reactions)
+        assert self.memory is not None
+        ops.extend(self.memory.puts(self._since(self.memory.progress.newest_ms())))
         self.out.append(Commit(ops))
 
-    # --- frames ------------------------------------------------------------------------------------------------------------------------
+    # --- history over REST (R8 to R10, R16) --------------------------------------------------------------------------
+
+    def _unchecked(self) -> frozenset[str]:
+        """Channels of rows that would be admitted and whose membership nobody vouched for (R10); empty if there are none."""
+        recovery = self.recovery
+        assert recovery is not None
+        if self.fill is not None:
+            return frozenset()
+        rows = self._merger().rows()
+        return frozenset(name for frame in rows if frame.in_channel and (name := channel_of(frame.payload)))
+
+    def _read_history(self, history: bool, check: frozenset[str]) -> None:
+        """Begin a fill; without `history` only to ask about channels. A channel with a numbered event in this recovery is not muted."""
+        recovery, memory = self.recovery, self.memory
+        assert recovery is not None and memory is not None
+        known = memory.progress
+        if not recovery.released:
+            self._enter("backfill" if history else "resync")
+        numbered = {frame.key for frame in recovery.seqd.values()}
+        heard = {name for frame in recovery.seqd.values() if frame.in_channel and (name := channel_of(frame.payload))}
+        replayed = {name for frame in recovery.rows.values() if frame.in_channel and (name := channel_of(frame.payload))}
+        self.fill = Backfill(
+            Plan(
+                low=max(frames.first_id(recovery.since // 1000 * 1000), frames.first_id(known.birth), known.floor + 1) - 1,
+                high=self._history_end(),
+                limit=self.knobs.max_backfill,
+                history=history,
+                check=check - heard,
+                roots=memory.threads.roots,
+                counted_from=(1 << 63) if memory.threads.dropped else max(frames.first_id(known.birth), known.floor + 1),
+                member_of=frozenset(self.channels | heard | replayed),
+                known=lambda key: key in numbered or self._seen(key),
+                variant=durable.known_variant(known),
+            )
+        )
+        self._next_request()
+
+    def _history_end(self) -> int | None:
+        """History is not needed from where numbered events reach up to the present without a hole, with a margin for ids out of order."""
+        recovery = self.recovery
+        assert recovery is not None
+        missing = recovery.missing()
+        after = missing[-1][1] if missing else recovery.base
+        ids = [frame.message_id for seq, frame in recovery.seqd.items() if seq > after and frame.key]
+        if not ids or recovery.top is None:
+            return None
+        return frames.first_id(frames.server_ms(min(ids)) + int(self.knobs.since_bias_s * 1000))
+
+    def _next_request(self) -> None:
+        fill, recovery = self.fill, self.recovery
+        if fill is None or recovery is None:
+            return
+        if fill.target is not None:
+            self.out.append(Request("fill", "GET", fill.target, self._bearer()))
+            return
+        recovery.add_history(fill.rows)
+        fill.rows = []
+        recovery.limited = fill.limited
+        recovery.denied = bool(fill.denied or fill.failed)
+        self._step(recovery.searched_all())
+
+    def _after(self, delay: float) -> None:
+        if delay > 0:
+            self.out.append(StartTimer("rest", delay))
+        else:
+            self._next_request()
+
+    # --- frames ------------------------------------------------------------------------------------------------------
 
     def _frames_received(self, event: FramesReceived) -> None:
         self.heard = self.moment.mono
@@ -416,81 +569,118 @@ class UpstreamHalf:
         frame = frames.read(payload)
         recovery = self.recovery
         assert recovery is not None
-        if frame.type == "resync_ack" and frame.seq < 0:
+        if frame.seq < 0 and frame.type == "resync_ack":
             self._acked(frame)
-        elif (frame.type != "pong" or frame.seq >= 0) and not recovery.take(frame):
-            self._log("warning", "the hold overflowed during a resync; asking again")
-            since = recovery.since
-            self._ask(Ask(max(recovery.progress.cursor - self.knobs.overlap, -1), since))
+        elif (frame.seq >= 0 or frame.type != "pong") and not recovery.take(frame):
+            self._overflowed()
+
+    def _overflowed(self) -> None:
+        """The hold overflowed and is empty: ask again from the same cursor; after the second time without holding (R6)."""
+        recovery = self.recovery
+        assert recovery is not None
+        self._log("warning", "more came during a resync than can be held; asking again")
+        self.fill = None
+        self.out.extend([CancelRequest("fill"), CancelTimer("rest")])
+        if self.phase == "baseline":
+            self._ask(Ask(COUNTER, recovery.since), "baseline")
+            return
+        if recovery.hold.overflows >= MAX_OVERFLOWS:
+            recovery.release()
+            self._enter("live")
+        self._ask(Ask(max(recovery.progress.cursor - self.knobs.overlap, -1), recovery.since))
 
     def _live(self, payloads: Sequence[bytes], at: int) -> int:
-        """The hot path: admit frames from `at` on in one commit. Returns where it stopped: the end, or after what led to a recovery."""
-        known = self.progress
-        assert known is not None
-        stream, read = self.stream, frames.read
+        """The hot path: admit frames from `at` on in one commit. Returns where it stopped: the end, or behind a frame that is no event."""
+        memory = self.memory
+        assert memory is not None
+        known = memory.progress
         ops: list[Op] = []
-        run: list[Frame] = []
-        expected = known.cursor + 1
         end = len(payloads)
-        stop = False
-        while at < end and not stop:
-            payload = payloads[at]
-            frame = read(payload)
+        turn: Frame | None = None
+        while at < end and turn is None:
+            keys, replies = frames.message_keys(payloads, at, known.cursor + 1)
+            if keys:
+                run = payloads[at : at + len(keys)]
+                at += len(keys)
+                ops.append(AdmitRun(self.stream, run, keys))
+                self._went_by(run, keys, replies)
+                continue
+            frame = frames.read(payloads[at])
             at += 1
-            if frame.seq == expected:
-                expected += 1
-                run.append(frame)
-                ops.append(Admit(stream, payload, frame.key, "", BINARY if type(payload) is Binary else 0, frame.meta))
-                if not frame.key and frame.type in _REACTIONS:
-                    self._flush(run)
-                    note(known, self.book, frame)
-            else:
-                self._flush(run)
-                stop = not self._odd(frame, ops)
-                expected = known.cursor + 1
-        self._flush(run)
+            if not self._other(frame, ops):
+                turn = frame
         if ops:
             self.backoff.reset()
             self._commit(ops)
+        if turn is not None:
+            self._turn(turn)
         return at
 
-    def _flush(self, run: list[Frame]) -> None:
-        """Note the frames admitted in a row so far."""
-        if not run:
-            return
-        known = self.progress
-        assert known is not None
-        last = next((frame for frame in reversed(run) if frame.key), None)
-        if last is not None:
-            known.saw_message(last.message_id)
-            if not known.variant:
-                known.variant = frames.variant_of(last) or "array"
-        known.extend(run)
-        run.clear()
+    def _went_by(self, run: Sequence[bytes], keys: list[int], replies: list[bytes]) -> None:
+        """Note message events that were admitted in a row."""
+        memory = self.memory
+        assert memory is not None
+        memory.progress.extend(keys)
+        for payload in replies:
+            memory.threads.replied(payload)
+        if not memory.progress.variant:
+            memory.progress.variant = frames.variant_of(frames.read(run[-1])) or "array"
+        if (name := channel_of(run[-1])) and len(self.channels) < MAX_CHANNELS:
+            self.channels.add(name)
 
-    def _odd(self, frame: Frame, ops: list[Op]) -> bool:
-        """A live frame that is not the next number. False: it began a recovery, which has collected it."""
-        known = self.progress
-        assert known is not None
-        if frame.seq < 0:
-            if frame.type not in ("pong", "resync_ack"):
-                ops.append(Admit(self.stream, frame.payload, frame.key, "", BINARY if type(frame.payload) is Binary else 0, frame.meta))
-                note(known, self.book, frame)
-            return True
-        if frame.seq <= known.cursor:
-            if known.owes(frame.seq):
-                known.settle(frame.seq)
-                ops.append(Admit(self.stream, frame.payload, frame.key, "", LATE | REPLAYED, frame.meta))
-                note(known, self.book, frame)
+    def _other(self, frame: Frame, ops: list[Op]) -> bool:
+        """A live frame that is not simply the next message: admit or drop it. False: it changes the state, once what came before it is
+        committed."""
+        memory = self.memory
+        assert memory is not None
+        known = memory.progress
+        released = self.recovery is not None
+        flags = BINARY if type(frame.payload) is Binary else 0
+        if frame.seq == known.cursor + 1:
+            known.advance(frame.seq, frames.mark(frame))
+        elif frame.seq < 0:
+            if frame.type == "pong":
                 return True
-            if known.mark_at(frame.seq) == frames.mark(frame):
-                return True
-        self._recover("hole" if frame.seq > known.cursor else "backwards")
-        assert self.recovery is not None
-        self.recovery.take(frame)
-        return False
+            if frame.type == "resync_ack" or (released and is_row(frame)):
+                return False
+            if is_row(frame):
+                # The rest of a replay that nobody waits for any more: of use only if something is known to be missing.
+                if not frame.key or not known.gaps or known.is_older_than_birth(frame.message_id) or self._seen(frame.key):
+                    return True
+                flags |= LATE | REPLAYED
+        elif frame.seq <= known.cursor:
+            if self.recovery is not None:
+                self.recovery.passed(frame)
+            if not known.owes(frame.seq):
+                # The same event again; or, while a replay passes by, one that is too old to be remembered.
+                return released or known.mark_at(frame.seq) == frames.mark(frame)
+            known.settle(frame.seq)
+            flags |= LATE | REPLAYED
+        elif released:
+            self._owe_up_to(frame.seq)
+            known.advance(frame.seq, frames.mark(frame))
+        else:
+            return False
+        ops.append(Admit(self.stream, frame.payload, frame.key or b"", "", flags))
+        memory.note(frame)
+        return True
 
-    # --- telling -------------------------------------------------------------------------------------------------------------------------
+    def _turn(self, frame: Frame) -> None:
+        """A live frame that changes the state: an acknowledgement, a row of a released recovery, a hole (R13), a number that runs
+        backwards (R7)."""
+        recovery = self.recovery
+        if frame.seq < 0 and frame.type == "resync_ack":
+            self._acked(frame)
+        elif recovery is not None:
+            if not recovery.take(frame):
+                self._overflowed()
+        else:
+            known = self.progress
+            assert known is not None
+            self._recover("hole" if frame.seq > known.cursor else "backwards")
+            self._collect(frame.payload)
+
+    # --- telling -----------------------------------------------------------------------------------------------------
 
     def _enter(self, phase: str, why: str = "") -> None:
         """Change the state; told once each."""
@@ -508,16 +698,25 @@ class UpstreamHalf:
     def _response(self, event: ResponseReceived) -> None:
         if event.request == "birth" and self.phase == "birth":
             self._birth_answered(event)
+        elif event.request == "fill" and self.fill is not None:
+            self._after(self.fill.answer(event.status, event.header, event.body, self.moment.random))
 
     def _request_failed(self, event: RequestFailed) -> None:
         if event.request == "birth" and self.phase == "birth":
             self._wait(f"GET /v1/agent failed: {event.error}")
+        elif event.request == "fill" and self.fill is not None:
+            self._after(self.fill.fail(self.moment.random))
 
     def _timer(self, event: TimerFired) -> None:
         _TIMERS[event.timer](self)
 
 
-_REACTIONS = frozenset(("message.reacted", "reaction.added", "reaction.removed"))
+def channel_of(payload: bytes) -> str:
+    """The channel of a message event, empty for direct messages."""
+    found = CHANNEL(payload)
+    return found[1].decode(errors="replace") if found else ""
+
+
 _WORDS = {
     "idle": "idle", "birth": "connecting", "dialing": "connecting", "baseline": "resync", "resync": "resync",
     "backfill": "backfill", "live": "live", "waiting": "waiting", "refused": "refused", "stopped": "idle",
@@ -528,7 +727,8 @@ _TIMERS: dict[str, Callable[[UpstreamHalf], None]] = {
     "ack": UpstreamHalf._not_acked,
     "redial": UpstreamHalf._redial,
     "linger": UpstreamHalf._linger_over,
-    "hold": lambda half: None,
+    "hold": UpstreamHalf._release,
+    "rest": UpstreamHalf._next_request,
 }
 _HANDLERS: dict[type[Input], Callable[[UpstreamHalf, Any], None]] = {
     Started: UpstreamHalf._started,
