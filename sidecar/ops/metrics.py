@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from sidecar import __version__
+from sidecar.core.record import GAP_REASONS
 from sidecar.downstream import native
 from sidecar.ops import status
 from sidecar.ops.status import Running
@@ -49,7 +50,9 @@ class _Collector:
 
     def _counters(self) -> Iterator[Metric]:
         values: dict[str, list[tuple[dict[str, str], int]]] = {}
-        for (name, given), value in sorted(self._sidecar.counters.values.items()):
+        # A stream's gaps are shown from 0 on: a series that begins with its first gap never rises (Prometheus' increase()).
+        known = {("gaps", (("reason", r), ("stream", s))): 0 for s in self._sidecar.engine.admission.books for r in GAP_REASONS}
+        for (name, given), value in sorted((known | self._sidecar.counters.values).items()):
             values.setdefault(name, []).append((dict(given), value))
         for name in sorted(self._help.keys() | values.keys()):
             text, labels = self._help.get(name, ("A counter without a description.", ()))

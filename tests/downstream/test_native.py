@@ -31,11 +31,11 @@ def opened(query: str, *headers: tuple[str, str], sse: bool = False, **facts: An
 
 
 def record(offset: int, payload: bytes = b'{"a": 1}', flags: int = 0, domain: str = "") -> Record:
-    return Record(offset, offset, flags, payload, b"", domain)
+    return Record(offset, offset, flags, payload, domain=domain)
 
 
 def raw_gap(offset: int, gap: bytes, domain: str = "") -> Record:
-    return Record(offset, offset, GAP, gap, b"", domain)
+    return Record(offset, offset, GAP, gap, domain=domain)
 
 
 # --- where a reader starts -------------------------------------------------------------------------------------------------------

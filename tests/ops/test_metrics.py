@@ -35,8 +35,9 @@ def key(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 def test_all_names_are_ours_and_have_help() -> None:
     async def scenario() -> None:
         async with world() as w:
-            _, families = await scrape(w)
+            samples, families = await scrape(w)
             assert all(name.startswith("sidecar_") and f.documentation.strip() for name, f in families.items())
+            assert samples[key("sidecar_gaps_total", stream="alice", reason="lost")] == 0, "from the start, so that it can rise"
             assert {"sidecar_gaps", "sidecar_redelivered", "sidecar_duplicates", "sidecar_downgrades"} <= families.keys()
 
     asyncio.run(scenario())
