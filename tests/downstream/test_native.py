@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.core import actions as act
 from sidecar.core import events as ev
-from sidecar.core.record import BINARY, GAP, REPLAYED, Gap, Record
+from sidecar.core.record import BINARY, GAP, REPLAYED, Gap, Record, runs_of
 from sidecar.downstream.native import NativeHalf, shown
 from tests.playbooks.playbook import FakeView, Playbook, json_with
 
@@ -188,7 +188,7 @@ def test_the_largest_offset_is_still_an_offset() -> None:
 
 
 def ready(book: Playbook, *records: Record) -> Playbook:
-    return book.send(ev.RecordsReady("c1", records, records[-1].offset))
+    return book.send(ev.RecordsReady("c1", runs_of(records), records[-1].offset))
 
 
 def reader(query: str = "stream=alice&consumer=bob", sse: bool = False) -> Playbook:
