@@ -20,14 +20,15 @@ from sidecar.core.layout import Batch, CursorRow, Table
 from sidecar.core.ports import JournalView, Ports
 from sidecar.core.record import GAP, Gap, Record, Run, decode
 
-TAIL_BYTES = 2 << 20
+TAIL_BYTES = 8 << 20
+IDLE_TAIL_BYTES = 256 << 10
 QUIET_S = 1.0
 RECEIPT_S = 0.01
 REREAD_S = 1.0
 
 
 class Tail:
-    """The newest committed runs of a stream, at most about TAIL_BYTES."""
+    """The newest committed runs of a stream, at most about TAIL_BYTES, or IDLE_TAIL_BYTES while nobody reads the stream."""
 
     __slots__ = ("firsts", "runs", "size", "sizes")
 
@@ -37,8 +38,8 @@ class Tail:
         self.sizes: list[int] = []
         self.size = 0
 
-    def extend(self, runs: Sequence[Run]) -> None:
-        """Append committed runs; drop the oldest when over the bound."""
+    def extend(self, runs: Sequence[Run], bound: int) -> None:
+        """Append committed runs; drop the oldest beyond `bound` bytes."""
         for run in runs:
             size = sum(map(len, run.payloads)) + 64 * len(run.payloads)
             self.runs.append(run)
@@ -46,7 +47,7 @@ class Tail:
             self.sizes.append(size)
             self.size += size
         cut = 0
-        while self.size > TAIL_BYTES and cut < len(self.runs) - 1:
+        while self.size > bound and cut < len(self.runs) - 1:
             self.size -= self.sizes[cut]
             cut += 1
         if cut:
@@ -295,9 +296,7 @@ class Courier:
         mark = SeekMark(action.mark, book.committed, book.committed_ordinal, trimmed)
         again = 0
         if session.position > offset and (action.on_wire or session.seeks):
-            at = self._record(book, session.position)
-            place = self._record(book, offset) if offset else None
-            again = at.ordinal - (place.ordinal if place else 0) if at else 0
+            again = self._ordinal_at(book, session.position) - self._ordinal_at(book, offset)
         if action.on_wire and again and max(session.received, session.start) <= offset:
             mark.events = again
         else:
@@ -318,8 +317,7 @@ class Courier:
         if ordinal >= book.committed_ordinal:
             return book.committed, False
         low, high = book.first - 1, book.committed  # invariant: every record at or below `low` has ordinal <= wanted (or is gone)
-        first = self._record(book, book.first)
-        trimmed = first is not None and ordinal < first.ordinal - (0 if first.is_gap else 1)
+        trimmed = ordinal < self._ordinal_at(book, book.first - 1)
         while low < high - 1:
             middle = (low + high) // 2
             record = self._record(book, middle)
@@ -328,6 +326,13 @@ class Courier:
             else:
                 low = middle
         return low, trimmed
+
+    def _ordinal_at(self, book: Book, offset: int) -> int:
+        """The ordinal of the last event at or before an offset; before what is kept: of the last one that retention dropped."""
+        if record := self._record(book, offset):
+            return record.ordinal
+        first = self._record(book, book.first)
+        return first.ordinal - (0 if first.is_gap else 1) if first else 0
 
     def _record(self, book: Book, offset: int) -> Record | None:
         tail = self.tails.get(book.name)

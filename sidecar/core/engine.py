@@ -17,7 +17,7 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -274,6 +274,7 @@ class Engine:
     def _settle(self) -> None:
         """Handle queued inputs until none is left, then start a write if one is due."""
         queue = self._queue
+        moment = self.ports.now() if queue else None
         while queue:
             owner, event = queue.popleft()
             account = self.accounts.by_owner.get(owner)
@@ -281,7 +282,7 @@ class Engine:
             if half is None:
                 continue
             try:
-                for action in half.handle(self.ports.now(), event):
+                for action in half.handle(cast(ev.Moment, moment), event):
                     self._ACTIONS[type(action)](self, owner, account, action)
             except Exception:
                 if self.strict:
@@ -402,12 +403,12 @@ class Engine:
         self.admission = self.courier.admission = Admission(self.journal, self.capacity)
         self.admission.duplicates = before.duplicates
         for name, book in before.books.items():
-            if known := self.admission.books.get(name):
-                known.first = max(known.first, book.first)
+            if found := self.admission.books.get(name):
+                found.first = max(found.first, book.first)
             else:
                 # Its consumers' cursors may be on disk already.
-                owner = self.accounts.of_stream(name)
-                self.admission.adopt(book, owner.name if owner else "", self._open)
+                account = self.accounts.of_stream(name)
+                self.admission.adopt(book, account.name if account else "", self._open)
         self._load_gaps()
         # A write reported as failed may have reached the disk all the same.
         self.courier.tails.clear()
@@ -416,11 +417,11 @@ class Engine:
         kept, self._down = self._down, []
         for owner, commit in kept:
             self._commit(owner, None, commit)
-        for account in list(self.accounts.by_name.values()):
-            for stream in account.streams:
-                self._open_stream(stream, account.name)
-            if account.credentials:
-                self._start_account(account)
+        for known in list(self.accounts.by_name.values()):
+            for stream in known.streams:
+                self._open_stream(stream, known.name)
+            if known.credentials:
+                self._start_account(known)
         for session in list(self.courier.sessions.values()):
             self.courier.pump(session)
 
