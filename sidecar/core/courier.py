@@ -21,14 +21,13 @@ from sidecar.core.ports import JournalView, Ports
 from sidecar.core.record import GAP, Gap, Record, Run, decode
 
 TAIL_BYTES = 8 << 20
-IDLE_TAIL_BYTES = 256 << 10
 QUIET_S = 1.0
 RECEIPT_S = 0.01
 REREAD_S = 1.0
 
 
 class Tail:
-    """The newest committed runs of a stream, at most about TAIL_BYTES, or IDLE_TAIL_BYTES while nobody reads the stream."""
+    """The newest committed runs of a stream that somebody reads, at most about TAIL_BYTES."""
 
     __slots__ = ("firsts", "runs", "size", "sizes")
 
@@ -38,8 +37,8 @@ class Tail:
         self.sizes: list[int] = []
         self.size = 0
 
-    def extend(self, runs: Sequence[Run], bound: int) -> None:
-        """Append committed runs; drop the oldest beyond `bound` bytes."""
+    def extend(self, runs: Sequence[Run]) -> None:
+        """Append committed runs; drop the oldest beyond TAIL_BYTES."""
         for run in runs:
             size = sum(map(len, run.payloads)) + 64 * len(run.payloads)
             self.runs.append(run)
@@ -47,7 +46,7 @@ class Tail:
             self.sizes.append(size)
             self.size += size
         cut = 0
-        while self.size > bound and cut < len(self.runs) - 1:
+        while self.size > TAIL_BYTES and cut < len(self.runs) - 1:
             self.size -= self.sizes[cut]
             cut += 1
         if cut:

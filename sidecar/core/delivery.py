@@ -188,7 +188,10 @@ class Consumer:
 
     def mover(self) -> Session | None:
         """The newest session with working receipts: the one that moves the cursor."""
-        return next((s for s in reversed(self.sessions) if s.received), None)
+        for session in reversed(self.sessions):
+            if session.received:
+                return session
+        return None
 
     def credit(self, offset: int) -> bool:
         """Move the cursor up to `offset`, never back; True if it moved."""

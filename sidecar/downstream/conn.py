@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -23,6 +24,7 @@ DRAIN_POLL_S = 0.02
 Sink = Callable[[Any], None]
 
 
+@lru_cache(maxsize=4096)
 def head(opcode: int, length: int) -> bytes:
     """The head of an unmasked, unfragmented frame."""
     first = 0x80 | opcode
@@ -35,10 +37,9 @@ def head(opcode: int, length: int) -> bytes:
 
 def join_frames(frames: Sequence[bytes]) -> bytes:
     """Frames as they go over the wire, in one piece."""
-    parts: list[bytes] = []
-    for frame in frames:
-        parts.append(head(2 if isinstance(frame, ev.Binary) else 1, len(frame)))
-        parts.append(frame)
+    parts: list[bytes] = [b""] * (2 * len(frames))
+    parts[::2] = [head(2 if type(frame) is ev.Binary else 1, len(frame)) for frame in frames]
+    parts[1::2] = frames
     return b"".join(parts)
 
 

@@ -27,14 +27,14 @@ def renumber(payloads: Sequence[bytes], first: int) -> list[bytes]:
     """Frames with the numbers `first`, `first` + 1, … in place of their own."""
     frames: list[bytes] = []
     append = frames.append
-    for payload in payloads:
+    ends = [b"%d}" % seq for seq in range(first, first + len(payloads))]
+    for payload, end in zip(payloads, ends, strict=True):
         # A comma, the name and digits right before the closing brace are top level: no string could end there.
-        start = payload.rfind(_LAST, -48) + 13
-        if start > 12 and payload[start:-1].isdigit() and payload[-1] == 125:
-            append(b"%b%d}" % (payload[:start], first))
+        before, name, digits = payload.rpartition(_LAST)
+        if digits[:-1].isdigit() and digits[-1] == 125 and name:
+            append(before + name + end)
         else:
-            append(_elsewhere(payload, first))
-        first += 1
+            append(_elsewhere(payload, int(end[:-1])))
     return frames
 
 
