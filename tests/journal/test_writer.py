@@ -260,8 +260,10 @@ def test_close_finishes_what_was_submitted_and_ends_the_threads() -> None:
     asyncio.run(main())
 
 
-def test_a_loop_that_ended_first_is_no_trouble() -> None:
+def test_a_loop_that_ended_first_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
+    fallen: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", fallen.append)
 
     async def main() -> Writer:
         writer = Writer(gate)
@@ -272,6 +274,7 @@ def test_a_loop_that_ended_first_is_no_trouble() -> None:
     gate.open.set()
     writer.close()
     assert gate.calls == ["apply"]
+    assert not fallen
 
 
 def test_the_switch_interval_is_lowered_and_never_raised() -> None:
