@@ -163,6 +163,12 @@ class Courier:
                 self.pump(other)
         return session
 
+    def still_here(self, consumer: Consumer, wall: float, every: float) -> None:
+        """A consumer is connected: its row says so at times, lest it is forgotten after a kill -9."""
+        if wall - consumer.seen > every:
+            consumer.seen = wall
+            self._touch(consumer)
+
     def count(self, stream: str) -> int:
         """The dialect's sessions on a stream: native readers do not keep an upstream held."""
         return sum(1 for s in self.sessions.values() if s.stream == stream and s.owner == "down:dialect")
@@ -292,16 +298,14 @@ class Courier:
             return
         # A place that was never sent to this consumer is no receipt (relaycast R25).
         sent = offset <= max(session.consumer.handed, session.consumer.cursor)
-        mark = SeekMark(action.mark, book.committed, book.committed_ordinal, trimmed)
-        again = 0
-        if session.position > offset and (action.on_wire or session.seeks):
-            again = self._ordinal_at(book, session.position) - self._ordinal_at(book, offset)
-        if action.on_wire and again and max(session.received, session.start) <= offset:
-            mark.events = again
-        else:
+        mark = SeekMark(action.mark, offset, book.committed, book.committed_ordinal, trimmed)
+        if action.on_wire and max(session.received, session.start) <= offset < session.position:
+            mark.events = self._events_between(book, offset, session.position)
+        elif not session.seeks or offset <= session.position:
             for earlier in session.seeks:
-                earlier.events -= again
+                earlier.events -= self._events_between(book, max(offset, earlier.after), session.position)
             session.rewind(offset)
+        # Else what an earlier Seek asked for comes first, and this place with it.
         if action.mark:
             session.seeks.append(mark)
         # What a client asks for again is no repeat of ours.
@@ -325,6 +329,10 @@ class Courier:
             else:
                 low = middle
         return low, trimmed
+
+    def _events_between(self, book: Book, after: int, last: int) -> int:
+        """How many events stand behind offset `after`, up to `last`."""
+        return self._ordinal_at(book, last) - self._ordinal_at(book, after) if after < last else 0
 
     def _ordinal_at(self, book: Book, offset: int) -> int:
         """The ordinal of the last event at or before an offset; before what is kept: of the last one that retention dropped."""
@@ -420,12 +428,14 @@ class Courier:
             self.ports.count("retention_gaps", stream=session.stream)
             self._skip(session, runs[0].offset - 1, runs[0].ordinal - (0 if runs[0].is_gap else 1), "retention")
             return
-        batch, records, total = _within(runs, session.seeks[0].head if session.seeks else runs[-1].last, size)
+        stop = session.seeks[0].head if session.seeks else runs[-1].last
+        batch, records, total = _within(runs, stop, size, 0 if session.out_records else 1)
         if not batch:
+            session.cramped = True
             return
         first, last = batch[0].offset, batch[-1].last
         for mark in session.seeks:
-            mark.events += sum(len(r) for r in batch if not r.is_gap)
+            mark.events += sum([min(len(r), r.last - mark.after) for r in batch if r.last > mark.after and not r.is_gap])
         consumer = session.consumer
         if first <= consumer.handed:
             self.ports.count("redelivered", min(last, consumer.handed) - first + 1, stream=session.stream)
@@ -448,8 +458,8 @@ class Courier:
         return not waiting and not self.dirty and not self.in_flight
 
 
-def _within(runs: Sequence[Run], stop: int, size: int) -> tuple[list[Run], int, int]:
-    """The leading runs up to offset `stop` and about `size` bytes, at least one record: (runs, records, bytes)."""
+def _within(runs: Sequence[Run], stop: int, size: int, least: int) -> tuple[list[Run], int, int]:
+    """The leading runs up to offset `stop` and `size` bytes, but at least so many records: (runs, records, bytes)."""
     batch: list[Run] = []
     records = total = 0
     for run in runs:
@@ -458,7 +468,7 @@ def _within(runs: Sequence[Run], stop: int, size: int) -> tuple[list[Run], int, 
         if total + length > size:
             taken = 0
             for payload in piece.payloads:
-                if (records or taken) and total + len(payload) > size:
+                if records + taken >= least and total + len(payload) > size:
                     break
                 total += len(payload)
                 taken += 1

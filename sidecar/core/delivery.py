@@ -21,12 +21,14 @@ WEAK_LAG = 64
 
 class Session:
     """One session. `position`: last offset handed over, without a break since `start`; `received`: highest offset with evidence;
-    `asked`: where the read under way begins; `fence`: the consumer's cursor when it attached; `seeks`: open Seek marks."""
+    `asked`: where the read under way begins; `fence`: the consumer's cursor when it attached; `seeks`: open Seek marks; `cramped`:
+    the next record does not fit into what is left of the window."""
 
     __slots__ = (
         "asked",
         "barriers",
         "consumer",
+        "cramped",
         "fence",
         "name",
         "out_bytes",
@@ -53,6 +55,7 @@ class Session:
         self.quality: Quality = quality
         self.paced = False
         self.asked = self.fence = 0
+        self.cramped = False
         self.received = 0
         self.ponged = 0
         self.reading = False
@@ -66,7 +69,7 @@ class Session:
         """Records and bytes that may be handed over now; (0, 0): wait for receipts."""
         records = window - self.out_records
         size = WINDOW_BYTES - self.out_bytes
-        if self.out_records and (records <= 0 or size <= 0):
+        if self.out_records and (records <= 0 or size <= 0 or self.cramped):
             return 0, 0
         return max(1, records), max(1, size)
 
@@ -81,6 +84,7 @@ class Session:
         """Hand over again from after `position` (or skip ahead to it). What went out beyond it counts as not handed over: it needs
         receipts of its own; what went out before it still waits for them."""
         self.position = self.start = position
+        self.cramped = False
         self.received = min(self.received, position)
         self.ponged = min(self.ponged, position)
         if position < self.fence:
@@ -114,6 +118,7 @@ class Session:
             _, records, size = barriers.popleft()
             self.out_records -= records
             self.out_bytes -= size
+            self.cramped = False
         if barriers and (part := durable - barriers[0][0] + barriers[0][1]) > 0:
             # A client that acks in the middle of a batch: the window opens by as much, else one that acks every n would wait for ever.
             barrier, records, size = barriers[0]
@@ -121,6 +126,7 @@ class Session:
             barriers[0] = (barrier, records - part, size - share)
             self.out_records -= part
             self.out_bytes -= share
+            self.cramped = False
 
     def evidence(self, offset: int) -> int:
         """Transport evidence up to `offset`; returns what may be credited now (0: nothing new).
@@ -159,12 +165,13 @@ class Session:
 
 
 class SeekMark:
-    """One open Seek: SeekDone is due when the session's position reaches `head`."""
+    """One open Seek to the place behind offset `after`: SeekDone is due when the session's position reaches `head`."""
 
-    __slots__ = ("events", "head", "mark", "ordinal", "trimmed")
+    __slots__ = ("after", "events", "head", "mark", "ordinal", "trimmed")
 
-    def __init__(self, mark: str, head: int, ordinal: int, trimmed: bool) -> None:
+    def __init__(self, mark: str, after: int, head: int, ordinal: int, trimmed: bool) -> None:
         self.mark = mark
+        self.after = after
         self.head = head
         self.ordinal = ordinal
         self.events = 0

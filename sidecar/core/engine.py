@@ -522,7 +522,9 @@ class Engine:
         """Forget consumers not seen for the retention time (contract: SIDECAR_RETENTION_S)."""
         wall = self.ports.now().wall
         for (stream, name), consumer in list(self.courier.consumers.items()):
-            if not consumer.sessions and wall - consumer.seen > self.retention_s:
+            if consumer.sessions:
+                self.courier.still_here(consumer, wall, self.retention_s / 8)
+            elif wall - consumer.seen > self.retention_s:
                 del self.courier.consumers[stream, name]
                 self.courier.dirty.discard(consumer)
                 self._open.delete(Table.CURSORS, layout.cursor_key(self.admission.books[stream].sid, name))
