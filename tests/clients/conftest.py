@@ -106,9 +106,9 @@ class Judges:
     async def one(self, scenario: Scenario, sdk: str, *, direct: bool = False) -> None:
         """Run the scenario for one client (or "plain", the small client of these tests), in a folder of its own."""
 
-        def opened(**knobs: str) -> Stage:
+        def opened(*, raw: bool = False, **knobs: str) -> Stage:
             folder = self._folders.mktemp(f"{sdk}{'-direct' if direct else ''}-")
-            return Stage(sdk, [] if sdk == "plain" else self.clients.command(sdk), folder, direct=direct, **knobs)
+            return Stage(sdk, [] if sdk == "plain" else self.clients.command(sdk), folder, direct=direct, raw=raw, **knobs)
 
         await scenario(opened)
 

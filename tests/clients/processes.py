@@ -146,7 +146,7 @@ class AgentProcess(_Child):
         super().__init__()
         self.command = list(command)
         self.out = folder / "handled.jsonl"
-        self.raw = folder / "raw.jsonl" if raw else None
+        self.raw = folder / "raw.jsonl" if raw and "node" in command else None
         self.states: Counter[str] = Counter()
         self.pids: list[int] = []
         self._events: list[tuple[int, dict[str, Any]]] = []

@@ -47,9 +47,12 @@ class Stage:
 
     Attributes:
         author, helper, bot: agents of one workspace, all members of #general; `bot` is the one that runs.
+
+    Args:
+        raw: note what the agent's sockets carried, too: SDK 4.2.0 drops doubles before its handlers see them.
     """
 
-    def __init__(self, sdk: str, command: Sequence[str], folder: Path, *, direct: bool = False, **knobs: str) -> None:
+    def __init__(self, sdk: str, command: Sequence[str], folder: Path, *, direct: bool = False, raw: bool = False, **knobs: str) -> None:
         self.sdk = sdk
         self.direct = direct
         self.clock = Clock()
@@ -58,7 +61,7 @@ class Stage:
         self.team = self.world.add_workspace()
         self.author, self.helper, self.bot = (self.world.add_agent(self.team, name) for name in ("author", "helper", "bot"))
         self.world.add_channel(self.team, "general", [self.author, self.helper, self.bot])
-        self.agent: AgentProcess | PlainAgent = AgentProcess(command, folder) if command else PlainAgent()
+        self.agent: AgentProcess | PlainAgent = AgentProcess(command, folder, raw=raw) if command else PlainAgent()
         self.sidecar: SidecarProcess | None = None
         self._folder = folder
         self._knobs = {**KNOBS, **{f"SIDECAR_{name.upper()}": value for name, value in knobs.items()}}
@@ -220,6 +223,13 @@ class Stage:
     def verdict(self, *, reactions_move: bool = False, run: int | None = None, since: int = 0) -> Verdict:
         return Verdict.of(self.published(since), self.agent.handled(run), reactions_move=reactions_move)
 
+    def wire(self) -> list[dict[str, Any]]:
+        """The events as they came over the agent's sockets."""
+        if self.process.raw is None:
+            return [event for _, event in self.process.events()]  # the Python client hands frames out as they come
+        frames = map(json.loads, self.process.raw.read_text().splitlines())
+        return [frame for frame in frames if frame["type"] not in ("pong", "resync_ack")]
+
     async def whole(self, *, reactions_move: bool = False) -> None:
         """Assert: nothing lost, nothing twice, in order, and the journal holds each event once."""
         await self.settled()
@@ -228,10 +238,13 @@ class Stage:
         if not self.direct:
             stream = await self.stream()
             assert stream["head"] - stream["gaps"] == len(self.bot.history), f"the journal's own count: {stream}"
+            if isinstance(self.agent, AgentProcess) and (self.agent.raw is not None or self.sdk == "python"):
+                numbers = [int(event["agent_seq"]) for event in self.wire()]
+                assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "each number once, in order, without holes (R22)"
 
 
 Open = Callable[..., Stage]
-"""Opens a stage; keywords are variables of the sidecar without SIDECAR_."""
+"""Opens a stage; keywords are `raw` and variables of the sidecar without SIDECAR_."""
 Scenario = Callable[[Open], Awaitable[None]]
 
 

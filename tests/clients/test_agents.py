@@ -13,7 +13,7 @@ WINDOW = 256
 
 
 async def killed_at_rest(open_stage: Open) -> None:
-    async with open_stage() as stage:
+    async with open_stage(raw=True) as stage:
         await stage.connect()
         stage.mix(60)
         await stage.settled()
@@ -114,13 +114,21 @@ async def rotated(open_stage: Open) -> None:
         await stage.settled()
         old = stage.bot.token
         assert stage.world.rotate_token(stage.bot) != old
+        await until(lambda: stage.agent.states["close"] > 0, "the old token's socket stays open")
+        await until(lambda: _refusals(stage, old) > 0, "nobody tried the old token again")
+        stage.mix(10, 60)
         await stage.agent.kill()
-        stage.mix(30, 60)
+        assert stage.agent.states["open"] == 1, "an agent with a token that ended was let in"
+        stage.mix(30, 70)
         await stage.connect()
-        stage.mix(10, 90)
+        stage.mix(10, 100)
         await stage.whole()
         assert [row["name"] for row in (await stage.status())["streams"]] == [stage.bot.id], "one agent, one stream (R1)"
         assert len((await stage.stream())["consumers"]) == 1
+
+
+def _refusals(stage: Stage, token: str) -> int:
+    return sum(asked.token == token and asked.status == 401 for asked in stage.world.log)
 
 
 def test_a_rotated_token_continues_the_same_stream_and_cursor(judged: Judged) -> None:

@@ -10,7 +10,7 @@ from tests.clients.stage import Open
 
 
 async def ten_cuts(open_stage: Open) -> None:
-    async with open_stage() as stage:
+    async with open_stage(raw=True) as stage:
         await stage.connect()
         for cut in range(10):
             stage.mix(50, cut * 100)
@@ -185,7 +185,7 @@ async def too_many_requests(open_stage: Open) -> None:
         stage.world.dm(stage.author, [stage.bot], "missed dm")
         stage.world.rate_limit(1, "1", method="GET")
         stage.world.rate_limit(2, "1", method="GET", prefix="/v1/channels/general/messages")
-        stage.world.rate_limit(1, "1", method="GET", prefix="/v1/dm/")
+        stage.world.rate_limit(1, None, method="GET", prefix="/v1/dm/")
         await stage.back()
         await stage.held()
         assert not stage.world.rest_faults, "the backfill met no 429"
