@@ -14,6 +14,7 @@ from sidecar.dialects.relaycast.progress import Debt, Memory, Range, Reaction, r
 from sidecar.dialects.relaycast.resync import Recovery
 
 MAX_GAP_RECORDS = 32
+END = 1 << 63
 
 
 class Merger:
@@ -46,7 +47,7 @@ class Merger:
         recovery = self.recovery
         if recovery.is_whole():
             return []
-        numbered = {frame.key for frame in recovery.seqd.values()}
+        numbered = {frame.key for frame in recovery.numbered()}
         found: list[tuple[int, int, int, Frame]] = []
         for key, frame in recovery.rows.items():
             number = frame.message_id
@@ -62,7 +63,7 @@ class Merger:
         return strange + [item[3] for item in found]
 
     def _numbered_adds(self) -> set[Reaction]:
-        found = (reaction_of(frame) for frame in self.recovery.seqd.values())
+        found = (reaction_of(frame) for frame in self.recovery.numbered())
         return {reaction for reaction, added in filter(None, found) if added}
 
     # --- the three ways to end ---------------------------------------------------------------------------------------
@@ -140,6 +141,8 @@ class Merger:
         """A number up to the cursor: known, or one that was recorded as missing and comes late (invariant 6)."""
         progress = self.progress
         if progress.owes(seq):
+            if not self.recovery.proven:
+                return  # perhaps the number of another life
             progress.settle(seq)
             self._admit(frame, REPLAYED | LATE)
         elif not progress.mark_at(seq):
@@ -186,16 +189,10 @@ class Merger:
         slots = self._slots(rows, numbered, missing)
         hole_at = {first: (first, last) for first, last in missing}
         gap_at = {span[0]: (span, count) for span, count in gaps}
-        message_ids = {recovery.seqd[seq].message_id for seq in numbered} - {0}
-        behind: dict[int, list[Frame]] = {}
         if 0 in gap_at:
             self._gap(*gap_at[0], missing)
         for frame in slots.pop(0, []):
-            about = about_message(frame)
-            if not frame.key and about in message_ids:
-                behind.setdefault(about, []).append(frame)
-            else:
-                self._admit_row(frame)
+            self._admit_row(frame)
         others = sorted(recovery.others, key=lambda item: item[0])
         for at in sorted({*numbered, *hole_at}):
             while others and others[0][0] < at:
@@ -211,15 +208,15 @@ class Merger:
             frame = recovery.seqd[at]
             self._admit(frame, REPLAYED if recovery.top is not None else 0)
             progress.advance(at, frames.mark(frame))
-            for reaction in behind.pop(frame.message_id, ()) if frame.key else ():
-                self._admit_row(reaction)
+        for frame in slots.pop(END, []):
+            self._admit_row(frame)
         for _, frame in others:
             self._admit(frame, 0)
 
     def _slots(self, rows: Iterable[Frame], numbered: list[int], missing: list[Range]) -> dict[int, list[Frame]]:
-        """Where rows go: by the hole's first number; 0 is the front. A row belongs to the first place behind which the next numbered
-        message is younger than it."""
-        places = [0, *(first for first, _ in missing)]
+        """Where rows go: by the hole's first number; 0 is the front, END the end. A row belongs to the first place behind which the next
+        numbered message is younger than it."""
+        places = [0, *(first for first, _ in missing), END]
         bounds: dict[int, int] = {}
         upcoming = 0
         left = sorted(numbered)
@@ -230,7 +227,7 @@ class Merger:
         slots: dict[int, list[Frame]] = {}
         for frame in rows:
             number = about_message(frame)
-            place = next((p for p in sorted(places) if not bounds[p] or number < bounds[p]), 0)
+            place = next((p for p in sorted(places) if not bounds[p] or number < bounds[p]), END)
             slots.setdefault(place, []).append(frame)
         return slots
 

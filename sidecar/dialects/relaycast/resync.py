@@ -17,6 +17,9 @@ so if all numbers are there, database rows can only be events that were never pu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+
 import msgspec
 
 from sidecar.core.hold import Hold
@@ -116,6 +119,7 @@ class Recovery:
         self.exchange: Exchange | None = None
         self.retried = False
         self.started_at = progress.newest
+        self.reactions_from = progress.birth // 1000 * 1000 - 1000
         self.forget()
 
     def forget(self) -> None:
@@ -125,6 +129,7 @@ class Recovery:
         self.released = False
         self.searched = False
         self.unsure = False
+        self.untold = False
         self.database = False
         self.limited = False
         self.denied = False
@@ -193,6 +198,10 @@ class Recovery:
         if reaction is not None and reaction[1]:
             if exchange is not None:
                 exchange.saw_row("r", frames.server_ms(frames.as_id(reaction[0][0])))
+                if exchange.ask.since < self.reactions_from:
+                    # It has no time of its own, and may be older than the birth.
+                    self.untold = True
+                    return
             self.reactions.setdefault(reaction[0], frame)
         else:
             self.strange.setdefault(frame.payload, frame)
@@ -219,6 +228,9 @@ class Recovery:
         if exchange.ask.seq >= 0 and (self.fresh or not ack.gap):
             return Ask(-1, self.since) if self.deep or self.fresh else Merge()
         page = exchange.next_page()
+        if page is None and self.untold:
+            page = self.reactions_from
+            self.untold = False
         if page is not None and self.pages < MAX_PAGES:
             floor = exchange.ask.since // 1000 * 1000
             if page <= floor:
@@ -255,6 +267,10 @@ class Recovery:
         """Proven to be in the same life, and every number is there."""
         unnumbered_debt = self.progress.debt is not None and not self.progress.debt.ranges
         return self.proven and not (self.fresh or self.doubting or unnumbered_debt or self.missing())
+
+    def numbered(self) -> Iterator[Frame]:
+        """All frames with a number that came."""
+        return chain(self.seqd.values(), self.overlap.values())
 
     def is_late(self, frame: Frame) -> bool:
         """Is this row older than what was admitted before: does it fill a gap that was recorded, or a debt?"""

@@ -277,6 +277,11 @@ class UpstreamHalf:
     def _since(self, ms: int) -> int:
         return ms - int(self.knobs.since_bias_s * 1000)
 
+    def _asked_since(self, known: Progress) -> int:
+        """From when the next recovery wants the database's rows: the newest message, or an older time that is still in question."""
+        since = self._since(known.newest_ms())
+        return min(known.debt.since if known.debt else since, known.doubt or since, since)
+
     def _link_closed(self, event: LinkClosed) -> None:
         self.link = False
         self._forget_link()
@@ -321,12 +326,10 @@ class UpstreamHalf:
         """Begin a recovery; frames are collected from now on. `cause`: open, birth (the first open), hole or backwards."""
         known = self.progress
         assert known is not None
-        since = self._since(known.newest_ms())
+        since = self._asked_since(known)
         seq = known.cursor if cause == "hole" else max(known.cursor - self.knobs.overlap, -1)
         for first, _ in known.doubtful + (known.debt.ranges if known.debt else []):
             seq = min(seq, first - 1)
-        for earlier in (known.debt.since if known.debt else 0, known.doubt):
-            since = min(since, earlier) if earlier else since
         deep = cause != "hole" or self.moment.mono - self.probed >= DEEP_EVERY_S
         self.recovery = Recovery(known, since, cause, proven=self.proven, deep=deep)
         self.recovery.hold.begin(self.moment.mono)
@@ -438,7 +441,7 @@ class UpstreamHalf:
 
     def _finish(self, merger: Merger) -> None:
         """Commit what a merger came to."""
-        self.proven = True
+        self.proven = merger.recovery.proven or merger.recovery.fresh
         self._commit(merger.ops)
         if merger.lost:
             self._log("warning", f"gap: {merger.lost} events are missing, and the upstream does not give them")
@@ -478,7 +481,7 @@ class UpstreamHalf:
 
     def _commit(self, ops: list[Op]) -> None:
         assert self.memory is not None
-        ops.extend(self.memory.puts(self._since(self.memory.progress.newest_ms())))
+        ops.extend(self.memory.puts(self._asked_since(self.memory.progress)))
         self.out.append(Commit(ops))
 
     # --- history over REST (R8 to R10, R16) --------------------------------------------------------------------------
@@ -651,7 +654,7 @@ class UpstreamHalf:
         elif frame.seq <= known.cursor:
             if self.recovery is not None:
                 self.recovery.passed(frame)
-            if not known.owes(frame.seq):
+            if not (self.proven and known.owes(frame.seq)):
                 # The same event again; or, while a replay passes by, one that is too old to be remembered.
                 return released or known.mark_at(frame.seq) == frames.mark(frame)
             known.settle(frame.seq)

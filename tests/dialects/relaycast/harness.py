@@ -33,7 +33,6 @@ class Entry(msgspec.Struct):
     payload: bytes = b""
     flags: int = 0
     gap: Gap | None = None
-    meta: bytes = b""
 
 
 def identity(payload: bytes | str) -> tuple[Any, ...]:
@@ -59,7 +58,7 @@ class Harness:
         self.now = START
         self.settings = SimpleNamespace(knobs=RelaycastSettings(**knobs), upstream_token=None, linger_s=300.0)
         self.journal: list[Entry] = []
-        self.keys: set[bytes] = set()
+        self.keys: set[int | bytes] = set()
         self.state: dict[str, bytes] = {}
         self.said: list[str] = []
         self.told: list[Any] = []
@@ -84,7 +83,7 @@ class Harness:
 
     # --- View
 
-    def seen(self, stream: str, domain: str, key: bytes) -> bool:
+    def seen(self, stream: str, domain: str, key: int | bytes) -> bool:
         return key in self.keys
 
     # --- inputs
@@ -158,16 +157,22 @@ class Harness:
         self.commits += 1
         for op in ops:
             match op:
-                case act.Admit(payload=payload, key=key, flags=flags, meta=meta):
-                    if key and key in self.keys:
-                        continue
-                    if key:
-                        self.keys.add(key)
-                    self.journal.append(Entry(payload, flags, None, meta))
+                case act.Admit(payload=payload, key=key, flags=flags):
+                    self._admit(payload, key, flags)
+                case act.AdmitRun(payloads=payloads, keys=keys, flags=flags):
+                    for payload, key in zip(payloads, keys, strict=True):
+                        self._admit(payload, key, flags)
                 case act.RecordGap(gap=gap):
                     self.journal.append(Entry(gap=gap))
                 case act.PutState(key=key, value=value):
                     self.state[key] = value or b""
+
+    def _admit(self, payload: bytes, key: int | bytes, flags: int) -> None:
+        if key and key in self.keys:
+            return
+        if key:
+            self.keys.add(key)
+        self.journal.append(Entry(payload, flags))
 
     # --- time
 
