@@ -79,16 +79,16 @@ class Sidecar:
             guard = Guard(s.listen_host, s.allowed_hosts, s.allowed_origins, s.local_token)
             pages = Pages(self)
             self.server = Server(self.engine, self.driver, http, guard, s.upstream, dialect, pages.handle)
+            self.engine.start(s.upstream_token)
             await self._listen(s)
         except BaseException:
             await self._close()
             raise
-        self.engine.start(s.upstream_token)
 
     async def _listen(self, s: Settings) -> None:
-        self._runner = web.ServerRunner(web.Server(self.server.handle, **RUNNER_OPTIONS), handle_signals=False)
+        self._runner = web.ServerRunner(web.Server(self.server.handle, **RUNNER_OPTIONS), handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, s.listen_host, s.listen_port, shutdown_timeout=1.0)
+        site = web.TCPSite(self._runner, s.listen_host, s.listen_port)
         try:
             await site.start()
         except OSError as error:
@@ -134,6 +134,8 @@ async def _serve(settings: Settings) -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopped.set)
     await sidecar.start()
+    # On stdout whatever the log level: with port 0 this line is the only place where the address stands.
+    print(f"sidecar {__version__} listening on {sidecar.url}", flush=True)
     log.info(
         f"listening on {sidecar.url}",
         extra={"version": __version__, "dialect": settings.dialect, "upstream": settings.upstream, "data_dir": str(settings.data_dir)},

@@ -124,7 +124,7 @@ class Driver:
                 del self._links[account, action.link]
             self.engine.link(account, generation, event)
 
-        link = Link(self._session, self.base, action, sink)
+        link = Link(self._session, self.http, self.base, action, sink)
         self._links[account, action.link] = link
 
     def send_link(self, account: str, link: str, frames: Sequence[bytes]) -> None:

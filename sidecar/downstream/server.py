@@ -64,7 +64,9 @@ class Server:
         return ev.Head(request.method, raw_target(request), raw_headers(request), request.host)
 
     async def websocket(self, request: web.BaseRequest, half: str, kind: type[Conn | SseConn] = Conn) -> web.StreamResponse:
-        """A WebSocket upgrade, or (`kind`) a request for server-sent events, decided by a half."""
+        """A WebSocket upgrade, or (`kind`) a request for server-sent events, decided by a half. None begins during a planned stop."""
+        if self.engine.draining:
+            return await reply(request, 503, "", [("Connection", "close")], b"")
         name = f"c{next(self._serial)}"
         owner = "down:" + half
         conn = kind(name, request, lambda event: self.engine.feed(owner, event))

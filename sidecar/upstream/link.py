@@ -8,6 +8,8 @@ upstream are answered here, so that a busy engine never looks dead.
 from __future__ import annotations
 
 import asyncio
+import base64
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,10 +20,15 @@ from aiohttp import WSMsgType
 
 from sidecar.core import events as ev
 from sidecar.core.actions import OpenLink
+from sidecar.errors import SidecarError
+from sidecar.upstream.http import UpstreamHttp
 
 BATCH = 512
 MAX_FRAME = 64 << 20
 CLOSE_S = 2.0
+TOLD = (401, 403, 404, 426)
+"""Statuses of a refused upgrade whose body may say why."""
+MAX_REFUSAL = 4096
 
 Sink = Callable[[Any], None]
 
@@ -29,8 +36,9 @@ Sink = Callable[[Any], None]
 class Link:
     """One dial and what becomes of it. `sink`: takes the link's inputs; after `close` it gets none. Needs a running loop."""
 
-    def __init__(self, session: aiohttp.ClientSession, base: str, action: OpenLink, sink: Sink) -> None:
+    def __init__(self, session: aiohttp.ClientSession, http: UpstreamHttp, base: str, action: OpenLink, sink: Sink) -> None:
         self._session = session
+        self._http = http
         self._action = action
         self._url = _absolute(base, action.target)
         self._sink: Sink | None = sink
@@ -105,7 +113,8 @@ class Link:
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
                 )
         except aiohttp.WSServerHandshakeError as error:
-            self._say(ev.LinkRefused(name, error.status, b"", error.message, list((error.headers or {}).items())))
+            body = await self._refusal() if error.status in TOLD else b""
+            self._say(ev.LinkRefused(name, error.status, body, error.message, list((error.headers or {}).items())))
             return
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             self._say(ev.LinkRefused(name, 0, b"", f"{type(error).__name__}: {error}"))
@@ -124,6 +133,29 @@ class Link:
             self._say(ev.LinkClosed(name, code, reason))
             if not ws.closed:
                 self._abort()
+
+    async def _refusal(self) -> bytes:
+        """What the upstream says about a refused upgrade: the WebSocket client keeps the status only, so it is asked once more."""
+        key = base64.b64encode(os.urandom(16)).decode()
+        headers = [
+            *self._action.headers,
+            ("Connection", "Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+            ("Sec-WebSocket-Key", key),
+        ]
+        body = b""
+        try:
+            async with asyncio.timeout(self._action.timeout):
+                async with self._http.exchange("GET", "http" + self._url[2:], headers, upgrade=True) as answer:
+                    if answer.status != 101:
+                        async for piece in answer.body():
+                            body += piece
+                            if len(body) >= MAX_REFUSAL:
+                                break
+        except (SidecarError, TimeoutError, OSError):
+            pass
+        return body[:MAX_REFUSAL]
 
     async def _read(self, ws: aiohttp.ClientWebSocketResponse[bool]) -> tuple[int | None, str]:
         frames = self._frames
