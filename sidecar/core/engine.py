@@ -146,7 +146,11 @@ class Engine:
         self._settle()
 
     def feed(self, owner: str, event: ev.Input) -> None:
-        """An input for a half: `down:<key>`, or an account's owner name."""
+        """An input for a half: `down:<key>`, or an account's owner name. An answer to a request that was cancelled is a no-op."""
+        if isinstance(event, ev.ResponseReceived | ev.RequestFailed) and (account := self.accounts.by_owner.get(owner)):
+            if event.request not in account.requests:
+                return
+            account.requests.discard(event.request)
         self._queue.append((owner, event))
         self._settle()
 
@@ -296,7 +300,7 @@ class Engine:
         self.ports.log("error", "internal error", owner=owner, input=type(event).__name__, trace=traceback.format_exc())
         self.ports.count("internal_errors")
         if account is not None:
-            self.accounts.stop(account)
+            self._stop_account(account)
             self.ports.start_timer(("restart", account.name), RETRY_S)
         elif conn := getattr(event, "conn", None):
             self.ports.conn(act.CloseConn(conn, 1011, "internal error"))
@@ -372,7 +376,7 @@ class Engine:
         self._open = Batch()
         self._tickets, self._gap_ops, self._fresh, self._flush_due = [], [], False, False
         for account in list(self.accounts.by_name.values()):
-            self.accounts.stop(account)
+            self._stop_account(account)
         if self._slow:
             self._slow = False
             self.ports.pause_links(False)
@@ -471,6 +475,16 @@ class Engine:
         else:
             self._queue.append((account.owner, ev.CredentialSeen(action.credential, action.hints)))
 
+    def _stop_account(self, account: Account) -> None:
+        """Drop an account's half; what was on its way to it must not reach the next one."""
+        owner = account.owner
+        self.accounts.stop(account)
+        kept = [item for item in self._queue if item[0] != owner]
+        self._queue.clear()
+        self._queue.extend(kept)
+        for tickets in (self._tickets, self._flying.tickets if self._flying else []):
+            tickets[:] = [ticket for ticket in tickets if ticket[0] != owner]
+
     def _start_account(self, account: Account) -> None:
         """A new upstream half from the durable state, told what it must know again."""
         if self.draining:
@@ -486,7 +500,7 @@ class Engine:
     def _disown(self, owner: str, _: Account | None, action: act.Disown) -> None:
         account = self.accounts.by_name.get(action.account)
         if account is not None:
-            self.accounts.stop(account)
+            self._stop_account(account)
             account.credentials.clear()
 
     def _tell(self, owner: str, account: Account | None, action: act.Tell) -> None:
