@@ -56,10 +56,12 @@ class Heads:
     def check(self, runs: Iterable[tuple[int, Run]]) -> dict[int, int]:
         """The heads of the streams touched, after these runs.
 
-        Raises ValueError if a run does not lie behind its stream's head: the caller's error, nothing may be written."""
+        Raises ValueError if a run is empty or does not lie behind its stream's head: the caller's error, nothing may be written."""
         moved: dict[int, int] = {}
         for sid, run in runs:
             head = moved.get(sid, self.last.get(sid, 0))
+            if not run.payloads:
+                raise ValueError(f"an empty run at {run.offset} of stream {sid}")
             if run.offset <= head:
                 raise ValueError(f"record {run.offset} of stream {sid} put at or below its head {head}")
             moved[sid] = run.last

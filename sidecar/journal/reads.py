@@ -1,7 +1,7 @@
 """Reading the journal: what the engine's JournalView wants, shared by the running sidecar and `sidecar journal`.
 
-Every call is a short read transaction of its own (architecture invariant 7). Records come back one by one, although on disk they
-lie in blocks (see blocks.py); a block that is not what was written is an error that names stream and offsets.
+Every call is a short read transaction of its own (architecture invariant 7). A row of the records table is a block (see blocks.py),
+and `read` gives runs; a block that is not what was written is an error that names stream and offsets.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ import lmdb
 import msgspec
 
 from sidecar.core.layout import SCHEMA, Batch, Table, cursor_key, pack_pair, unpack_pair
+from sidecar.core.record import count_of
 from sidecar.errors import DataDirError, JournalDamaged, JournalError, JournalFull
 from sidecar.journal import blocks, pages, retention
 from sidecar.journal.directory import Directory
@@ -158,7 +159,7 @@ class Store(Reads):
         for sid in self.streams_with_records():
             last = self.floor(Table.RECORDS, pack_pair(sid, (1 << 64) - 1))
             if last is not None:
-                self._heads.last[sid] = unpack_pair(last[0])[1]
+                self._heads.last[sid] = unpack_pair(last[0])[1] + count_of(last[1]) - 1
         return meta
 
     def _create(self, dialect: str, upstream: str, wall: float, lost: Lost | None) -> None:
@@ -230,16 +231,16 @@ class Store(Reads):
         """Commit a batch: all of it, durably, or nothing of it.
 
         Raises JournalFull (quota or disk; heals by itself when there is room again), JournalDamaged, JournalError; ValueError if a
-        record is put at or below its stream's head, deleted or dropped (retention alone removes records). After any error
-        what is durable is what reads give."""
+        run is empty or at or below its stream's head, or if records are put, deleted or dropped as rows (they are put as runs, and
+        retention alone removes them). After any error what is durable is what reads give."""
         moved = self._heads.check(batch.runs)
         if Table.RECORDS in batch.puts or any(row[0] is Table.RECORDS for row in (*batch.deletes, *batch.drops)):
             raise ValueError("records are put as runs, and removed by retention alone")
-        size = batch.bytes or sum(len(k) + len(v) for rows in batch.puts.values() for k, v in rows)
+        packed = blocks.pack(batch.runs)
+        size = sum(len(key) + len(value) for rows in (packed, *batch.puts.values()) for key, value in rows)
         if batch.admits:
             self._admit(size)
         end = max(self._heads.last, default=-1)
-        packed = blocks.pack(batch.runs)
         tail = [row for row in packed if unpack_pair(row[0])[0] >= end]
 
         def work(txn: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from sidecar.core.layout import Batch, CursorRow, StreamRow, Table, cursor_key, pack_ids, pack_pair, pack_u32
-from sidecar.core.record import EVENT, GAP, Gap, Record, encode
+from sidecar.core.record import EVENT, GAP, Gap, Run, encode
 from sidecar.journal.store import Store
 
 WALL = 1_800_000_000.0
@@ -23,30 +23,51 @@ def opened(path: Path, **options: Any) -> Store:
     return Store.open(path, **(given | options))
 
 
-def event(offset: int, *, sid: int = 1, ordinal: int | None = None, wall: float = WALL, payload: bytes = b"") -> tuple[bytes, bytes]:
-    """A row of the records table."""
-    record = Record(offset, offset if ordinal is None else ordinal, EVENT, payload or b'{"n":%d}' % offset, wall=int(wall * 1000))
-    return pack_pair(sid, offset), encode(record)
+def event(offset: int, *, sid: int = 1, ordinal: int | None = None, wall: float = WALL, payload: bytes = b"") -> tuple[int, Run]:
+    """One event as a run of its own, with its stream's id."""
+    return sid, Run(offset, offset if ordinal is None else ordinal, EVENT, [payload or b'{"n":%d}' % offset], "", int(wall * 1000))
 
 
-def gap(offset: int, ordinal: int, *, sid: int = 1, reason: str = "lost") -> tuple[bytes, bytes]:
-    """A gap's row of the records table."""
-    payload = msgspec.json.encode(Gap(reason, "seq", 1, 2, 2))
-    return pack_pair(sid, offset), encode(Record(offset, ordinal, GAP, payload, wall=int(WALL * 1000)))
+def gap(offset: int, ordinal: int, *, sid: int = 1, reason: str = "lost") -> tuple[int, Run]:
+    """One gap as a run of its own, with its stream's id."""
+    return sid, Run(offset, ordinal, GAP, [msgspec.json.encode(Gap(reason, "seq", 1, 2, 2))], "", int(WALL * 1000))
 
 
-def batch_of(rows: Iterable[tuple[bytes, bytes]], *, admits: bool = True) -> Batch:
-    """A batch of records."""
+def run(first: int, last: int, *, sid: int = 1, **options: Any) -> tuple[int, Run]:
+    """Events as one run, both offsets included, with their stream's id."""
+    _, begin = event(first, sid=sid, **options)
+    payloads = [event(offset, **options)[1].payloads[0] for offset in range(first, last + 1)]
+    return sid, Run(begin.offset, begin.ordinal, begin.flags, payloads, begin.domain, begin.wall)
+
+
+def batch_of(runs: Iterable[tuple[int, Run]], *, admits: bool = True) -> Batch:
+    """A batch of runs."""
     batch = Batch()
     batch.admits = admits
-    for key, value in rows:
-        batch.put(Table.RECORDS, key, value)
+    batch.runs.extend(runs)
     return batch
 
 
 def events(first: int, last: int, **options: Any) -> Batch:
-    """A batch of events, both offsets included."""
-    return batch_of(event(offset, **options) for offset in range(first, last + 1))
+    """A batch with one run of events, both offsets included."""
+    return batch_of([run(first, last, **options)])
+
+
+def block(sid_and_run: tuple[int, Run]) -> tuple[bytes, bytes]:
+    """A run as its row of the records table."""
+    sid, whole = sid_and_run
+    key = pack_pair(sid, whole.offset)
+    return key, encode(key, whole)
+
+
+def flat(runs: Iterable[Run]) -> list[tuple[int, bytes]]:
+    """Offset and payload of each record."""
+    return [(record.offset, record.payload) for each in runs for record in each.records()]
+
+
+def offsets(runs: Iterable[Run]) -> list[int]:
+    """Offsets of all records."""
+    return [offset for offset, _ in flat(runs)]
 
 
 def register(batch: Batch, name: str, sid: int, domain: int = 0) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from sidecar.core.layout import Batch, Table, pack_pair, unpack_pair
+from sidecar.core.record import BINARY, GAP, LATE, REPLAYED, Run
 from sidecar.journal.model import ModelStore
 from sidecar.journal.store import DROP_ROWS
-from tests.journal.rows import HEAD, WALL, batch_of, cursor, event, events, everything, ids, opened
+from tests.journal.rows import HEAD, WALL, batch_of, block, cursor, event, events, everything, flat, ids, offsets, opened, run
 
 
 @pytest.fixture(params=["lmdb", "model"])
@@ -50,36 +51,53 @@ class TestReads:
         assert [key for key, _ in store.scan(Table.STATE)] == [b"aa", b"ab", b"ac", b"b"]
         assert list(store.scan(Table.STATE, b"x")) == []
 
-    def test_records_come_one_by_one_whatever_lies_on_disk(self, store: Any) -> None:
-        store.apply(events(1, 600))
-        store.apply(events(601, 601))
+    def test_rows_of_records_are_blocks(self, store: Any) -> None:
+        store.apply(events(1, 200))
+        store.apply(events(201, 201))
         store.apply(events(1, 3, sid=2))
-        assert store.get(*_at(1, 300)) == event(300)[1]
-        assert store.get(*_at(1, 602)) is None
-        assert store.get(*_at(3, 1)) is None
-        assert store.floor(*_at(1, HEAD)) == event(601)
-        assert store.floor(*_at(1, 17)) == event(17)
-        assert store.floor(*_at(2, 0)) == event(601)
+        first, single, other = block(run(1, 200)), block(run(201, 201)), block(run(1, 3, sid=2))
+        assert store.get(*_at(1, 1)) == first[1]
+        assert store.get(*_at(1, 2)) is None
+        assert store.floor(*_at(1, HEAD)) == single
+        assert store.floor(*_at(1, 200)) == first
+        assert store.floor(*_at(2, 0)) == single
         assert store.floor(*_at(1, 0)) is None
-        assert store.ceiling(*_at(1, 0)) == event(1)
-        assert store.ceiling(*_at(1, 255)) == event(255)
-        assert store.ceiling(*_at(1, 602)) == event(1, sid=2)
+        assert store.ceiling(*_at(1, 0)) == first
+        assert store.ceiling(*_at(1, 2)) == single
+        assert store.ceiling(*_at(1, 202)) == other
         assert store.ceiling(*_at(2, 4)) is None
-        assert list(store.scan(Table.RECORDS)) == [event(o) for o in range(1, 602)] + [event(o, sid=2) for o in (1, 2, 3)]
+        assert list(store.scan(Table.RECORDS)) == [first, single, other]
 
-    def test_read_is_bounded_in_count_and_size_but_gives_one(self, store: Any) -> None:
+    def test_a_long_run_is_cut_and_read_back_whole(self, store: Any) -> None:
+        batch = events(1, 1000, payload=b"x" * 300)
+        store.apply(batch)
+        assert store.usage().blocks > 5
+        assert flat(store.read(1, 0, 2000, 1 << 30)) == flat([batch.runs[0][1]])
+
+    def test_read_is_bounded_in_count_and_about_in_size_but_gives_one(self, store: Any) -> None:
         store.apply(events(1, 300, payload=b"x" * 79))
-        store.apply(events(301, 310, payload=b"x" * 79))
+        for offset in range(301, 311):
+            store.apply(events(offset, offset, payload=b"x" * 79))
         store.apply(events(1, 5, sid=2))
-        size = len(event(1, payload=b"x" * 79)[1])
-        assert [offset for offset, _ in store.read(1, 0, 1000, 1 << 20)] == list(range(1, 311))
-        assert store.read(1, 4, 2, 1 << 20) == [(o, event(o, payload=b"x" * 79)[1]) for o in (5, 6)]
-        assert [offset for offset, _ in store.read(1, 298, 5, 1 << 20)] == [299, 300, 301, 302, 303]
-        assert [offset for offset, _ in store.read(1, 0, 1000, 3 * size)] == [1, 2, 3]
-        assert [offset for offset, _ in store.read(1, 9, 1000, 1)] == [10]
+        assert offsets(store.read(1, 0, 1000, 1 << 20)) == list(range(1, 311))
+        assert store.read(1, 4, 2, 1 << 20) == [run(5, 6, payload=b"x" * 79)[1]]
+        assert offsets(store.read(1, 298, 5, 1 << 20)) == [299, 300, 301, 302, 303]
+        assert offsets(store.read(1, 300, 1000, 2 * 79)) == [301, 302]
+        assert offsets(store.read(1, 301, 1000, 1)) == [302]
         assert store.read(1, 310, 10, 1000) == []
         assert store.read(3, 0, 10, 1000) == []
-        assert [offset for offset, _ in store.read(2, 0, 10, 1000)] == [1, 2, 3, 4, 5]
+        assert offsets(store.read(2, 0, 10, 1000)) == [1, 2, 3, 4, 5]
+
+    def test_runs_keep_what_their_records_share(self, store: Any) -> None:
+        kinds = [
+            Run(1, 1, REPLAYED | LATE, [b"a", b"b"], "général", 17),
+            Run(3, 2, GAP, [b"{}", b"{}"], "", 18),
+            Run(5, 3, BINARY, [b"", b"\0"], "general", 19),
+        ]
+        store.apply(batch_of((1, each) for each in kinds))
+        assert store.read(1, 0, 10, 1000) == kinds
+        assert store.read(1, 1, 2, 1000) == [kinds[0].cut(2, 3), kinds[1].cut(3, 4)]
+        assert [record.ordinal for each in store.read(1, 0, 10, 1000) for record in each.records()] == [1, 2, 2, 2, 3, 4]
 
     def test_an_id_is_found_by_its_number(self, store: Any) -> None:
         batch = Batch()
@@ -100,7 +118,7 @@ class TestApply:
         cursor(batch, 1, "agent", 0)
         store.apply(batch)
         assert {table: len(rows) for table, rows in everything(store).items() if rows} == {
-            Table.RECORDS: 2,
+            Table.RECORDS: 1,
             Table.IDS: 1,
             Table.STATE: 1,
             Table.CURSORS: 1,
@@ -108,11 +126,12 @@ class TestApply:
 
     def test_the_last_put_of_a_key_wins_and_puts_come_after_deletes_and_drops(self, store: Any) -> None:
         store.apply(put(Table.STATE, a=b"old", b=b"old", c=b"old"))
-        batch = put(Table.STATE, a=b"1")
-        batch.put(Table.STATE, b"a", b"2")
-        batch.put(Table.STATE, b"c", b"new")
+        batch = Batch()
         batch.delete(Table.STATE, b"a")
         batch.delete(Table.STATE, b"never there")
+        batch.put(Table.STATE, b"a", b"1")
+        batch.put(Table.STATE, b"a", b"2")
+        batch.put(Table.STATE, b"c", b"new")
         batch.drop(Table.STATE, b"b", b"d")
         store.apply(batch)
         assert list(store.scan(Table.STATE)) == [(b"a", b"2"), (b"c", b"new")]
@@ -134,38 +153,47 @@ class TestApply:
     def test_a_record_at_or_below_the_head_is_refused_and_nothing_of_its_batch_is_there(self, store: Any, offset: int) -> None:
         store.apply(events(1, 5))
         batch = put(Table.STATE, a=b"1")
-        batch.put(Table.RECORDS, *event(offset, payload=b"another"))
+        batch.runs.append(event(offset, payload=b"another"))
         with pytest.raises(ValueError, match="head 5"):
             store.apply(batch)
         assert store.get(Table.STATE, b"a") is None
-        assert store.get(*_at(1, offset)) == event(offset)[1]
+        assert offsets(store.read(1, 0, 10, 1000)) == [1, 2, 3, 4, 5]
         store.apply(events(6, 6))
 
-    def test_records_are_neither_deleted_nor_dropped(self, store: Any) -> None:
+    def test_an_empty_run_is_refused(self, store: Any) -> None:
+        with pytest.raises(ValueError, match="empty"):
+            store.apply(batch_of([(1, Run(1, 1, 0, []))]))
+
+    def test_records_are_put_as_runs_only_and_neither_deleted_nor_dropped(self, store: Any) -> None:
         store.apply(events(1, 5))
-        delete, drop = Batch(), Batch()
-        delete.delete(*_at(1, 2))
+        row, delete, drop = Batch(), Batch(), Batch()
+        row.put(Table.RECORDS, *block(event(6)))
+        delete.delete(*_at(1, 1))
         drop.drop(Table.RECORDS, pack_pair(1, 0), pack_pair(1, 3))
-        for batch in (delete, drop):
+        for batch in (row, delete, drop):
             with pytest.raises(ValueError, match="retention alone"):
                 store.apply(batch)
-        assert len(list(store.scan(Table.RECORDS))) == 5
+        assert list(store.scan(Table.RECORDS)) == [block(run(1, 5))]
 
     def test_streams_in_one_batch_and_out_of_order(self, store: Any) -> None:
         store.apply(events(1, 2, sid=9))
-        rows = [event(o, sid=sid) for sid in (3, 1, 9) for o in (4, 3)]
-        store.apply(batch_of(rows))
-        assert list(store.scan(Table.RECORDS)) == sorted([*rows, event(1, sid=9), event(2, sid=9)])
+        store.apply(batch_of([run(3, 4, sid=sid) for sid in (9, 3, 1, 12)]))
+        assert list(store.scan(Table.RECORDS)) == [
+            block(each) for each in (run(3, 4, sid=1), run(3, 4, sid=3), run(1, 2, sid=9), run(3, 4, sid=9), run(3, 4, sid=12))
+        ]
 
-    def test_a_hole_within_a_batch_moves_no_record(self, store: Any) -> None:
-        store.apply(batch_of([event(1), event(2), event(5)]))
-        assert [store.get(*_at(1, offset)) for offset in range(1, 6)] == [event(1)[1], event(2)[1], None, None, event(5)[1]]
+    def test_a_put_deleted_in_the_same_batch_is_gone(self, store: Any) -> None:
+        store.apply(put(Table.STATE, a=b"old"))
+        batch = put(Table.STATE, a=b"new", b=b"new")
+        batch.delete(Table.STATE, b"a")
+        store.apply(batch)
+        assert list(store.scan(Table.STATE)) == [(b"b", b"new")]
 
     def test_a_record_larger_than_any_block(self, store: Any) -> None:
         big = b"x" * 3_000_000
         store.apply(batch_of([event(1), event(2, payload=big), event(3)]))
-        assert [(o, len(v)) for o, v in store.read(1, 0, 10, 1 << 30)][1] == (2, len(event(2, payload=big)[1]))
-        assert store.read(1, 1, 10, 100) == [(2, event(2, payload=big)[1])]
+        assert [(offset, len(payload)) for offset, payload in flat(store.read(1, 0, 10, 1 << 30))] == [(1, 7), (2, 3_000_000), (3, 7)]
+        assert store.read(1, 1, 10, 100) == [event(2, payload=big)[1]]
 
 
 class TestRetention:
@@ -176,11 +204,11 @@ class TestRetention:
         store.apply(events(1, 4, sid=2, wall=WALL))
         assert store.prune(WALL + 1000) == {}
         assert store.prune(WALL + 1000.002) == {1: 11}
-        assert store.read(1, 0, 1, 1)[0][0] == 11
-        assert store.ceiling(*_at(1, 0)) == event(11, wall=WALL + 100)
+        assert offsets(store.read(1, 0, 1, 1)) == [11]
+        assert store.ceiling(*_at(1, 0)) == block(run(11, 20, wall=WALL + 100))
         assert store.prune(WALL + 99_000) == {1: 21}
-        assert store.floor(*_at(1, HEAD)) == event(30, wall=WALL + 200)
-        assert len(store.read(2, 0, 10, 1000)) == 4
+        assert store.floor(*_at(1, HEAD)) == block(run(21, 30, wall=WALL + 200))
+        assert offsets(store.read(2, 0, 10, 1000)) == [1, 2, 3, 4]
         assert store.prune(WALL + 99_000) == {}
         store.apply(events(31, 31))
 
@@ -188,7 +216,7 @@ class TestRetention:
         for offset in range(1, 201):
             store.apply(events(offset, offset, wall=WALL + offset))
         assert store.prune(WALL + 1150.001) == {1: 151}
-        assert [o for o, _ in store.read(1, 0, 1000, 1 << 20)] == list(range(151, 201))
+        assert offsets(store.read(1, 0, 1000, 1 << 20)) == list(range(151, 201))
 
     def test_consumers_not_seen_are_forgotten_unless_they_are_here(self, store: Any) -> None:
         batch = Batch()

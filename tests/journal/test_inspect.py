@@ -17,11 +17,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from sidecar.core.layout import Batch, Table
-from sidecar.core.record import BINARY, REPLAYED, Record, encode
+from sidecar.core.layout import Batch
+from sidecar.core.record import BINARY, REPLAYED, Run
 from sidecar.errors import EXIT_OTHER, JournalDamaged, JournalError, SidecarError
 from sidecar.journal import inspect
-from tests.journal.rows import WALL, cursor, events, gap, opened, pack_pair, register
+from tests.journal.rows import WALL, cursor, events, gap, opened, register
 
 RUN = """
 import sys
@@ -43,7 +43,7 @@ def filled(path: Path) -> None:
     batch = events(1, 20)
     register(batch, "two\x1b[31m", 2)
     register(batch, "one", 1)
-    batch.put(Table.RECORDS, *gap(21, 20))
+    batch.runs.append(gap(21, 20))
     cursor(batch, 1, "agent", 18)
     cursor(batch, 1, "other", 21)
     store.apply(batch)
@@ -106,8 +106,8 @@ def test_tail_shows_what_is_no_json_and_what_was_replayed(tmp_path: Path, capsys
     store = opened(tmp_path)
     batch = Batch()
     register(batch, "one", 1)
-    batch.put(Table.RECORDS, pack_pair(1, 1), encode(Record(1, 1, BINARY | REPLAYED, b"\xff\n\0", domain="general", wall=int(WALL * 1000))))
-    batch.put(Table.RECORDS, pack_pair(1, 2), encode(Record(2, 2, 0, b'{\n"a":\n1}', wall=int(WALL * 1000))))
+    batch.runs.append((1, Run(1, 1, BINARY | REPLAYED, [b"\xff\n\0"], "general", int(WALL * 1000))))
+    batch.runs.append((1, Run(2, 2, 0, [b'{\n"a":\n1}'], "", int(WALL * 1000))))
     store.apply(batch)
     store.close()
     assert command(tmp_path, "tail") == 0

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sidecar.core.layout import Batch, Table, pack_pair
+from sidecar.core.record import Run
 from sidecar.errors import JournalFull
 from sidecar.journal.model import ModelStore
 from sidecar.journal.reader import Reader
 from sidecar.journal.verify import Verify
-from tests.journal.rows import WALL, cursor, event, everything, gap, ids, opened, register
+from tests.journal.rows import WALL, cursor, everything, gap, ids, opened, register
 
 SIDS = st.integers(1, 3)
 KEYS = st.binary(min_size=1, max_size=3)
@@ -65,13 +66,12 @@ class Journals(RuleBasedStateMachine):
         heads, numbers = dict(self.heads), dict(self.numbers)
         for sid, count, with_gap in counts:
             head, ordinal = heads[sid]
-            for _ in range(count):
-                head, ordinal = head + 1, ordinal + 1
-                row = event(head, sid=sid, ordinal=ordinal, wall=self.wall, payload=b"p" * (head * 7919 % (size + 1)))
-                batch.put(Table.RECORDS, *row)
+            payloads = [b"p" * ((head + i) * 7919 % (size + 1)) for i in range(count)]
+            batch.runs.append((sid, Run(head + 1, ordinal + 1, 0, payloads, "", int(self.wall * 1000))))
+            head, ordinal = head + count, ordinal + count
             if with_gap:
                 head += 1
-                batch.put(Table.RECORDS, *gap(head, ordinal, sid=sid))
+                batch.runs.append(gap(head, ordinal, sid=sid))
             heads[sid] = (head, ordinal)
             if numbers[sid] == self.numbers[sid]:
                 ids(batch, sid, numbers[sid], [b"%d" % number for number in range(count)])

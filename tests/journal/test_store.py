@@ -16,7 +16,7 @@ from sidecar.core.layout import SCHEMA, Batch, Table, pack_pair
 from sidecar.errors import DataDirError, DataDirForeign, DataDirInUse, JournalDamaged, JournalFull
 from sidecar.journal.directory import Directory
 from sidecar.journal.reads import lmdb_open
-from tests.journal.rows import WALL, batch_of, cursor, event, events, everything, opened
+from tests.journal.rows import WALL, batch_of, cursor, event, events, everything, offsets, opened
 
 OPENER = """
 import sys
@@ -266,7 +266,7 @@ def test_after_a_panic_it_opens_again_by_itself(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(store, "_env", Panicked())
     store.apply(events(6, 6))
     assert isinstance(store._env, lmdb.Environment)
-    assert [o for o, _ in store.read(1, 0, 10, 1000)] == [1, 2, 3, 4, 5, 6]
+    assert offsets(store.read(1, 0, 10, 1000)) == [1, 2, 3, 4, 5, 6]
     assert told == ["the journal is opened again after a failed write"]
     store.close()
 
@@ -279,9 +279,9 @@ def test_reads_from_other_threads_while_writing(tmp_path: Path) -> None:
 
     def look() -> None:
         while not stop.is_set():
-            offsets = [o for o, _ in store.read(1, 0, 10_000, 1 << 30)]
-            if offsets != list(range(1, len(offsets) + 1)):
-                wrong.append(offsets)
+            seen = offsets(store.read(1, 0, 10_000, 1 << 30))
+            if seen != list(range(1, len(seen) + 1)):
+                wrong.append(seen)
 
     threads = [threading.Thread(target=look) for _ in range(2)]
     for thread in threads:

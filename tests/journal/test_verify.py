@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,33 +12,34 @@ from typing import Any
 import pytest
 
 from sidecar.core.layout import Batch, Table, cursor_key, pack_pair, pack_u32
-from sidecar.journal import blocks
+from sidecar.core.record import GAP, Run
 from sidecar.journal.reader import Reader
 from sidecar.journal.reads import NAMES, lmdb_open
 from sidecar.journal.verify import Finding, Verify
-from tests.journal.rows import WALL, cursor, event, events, gap, ids, opened, register
+from tests.journal.rows import WALL, block, cursor, event, events, gap, ids, opened, register, run
 
 Rows = dict[tuple[Table, bytes], bytes | None]
 
 
 def filled(path: Path) -> None:
-    """Two streams with domains 1 and 2: blocks of ten events, a gap at 41 of the first, ids, consumers, states."""
+    """Two streams with domains 1 and 2, the first with numeric keys (3), too: blocks of ten events, a gap at 41 of the first, ids, consumers, states."""
     store = opened(path)
     batch = Batch()
     register(batch, "one", 1, 1)
     register(batch, "two", 2, 2)
     batch.put(Table.STATE, b"up:acct\0seq", b"17")
+    batch.put(Table.STREAMS, b"o" + pack_u32(1) + b"numbers", pack_u32(3))
+    batch.put(Table.IDS, pack_pair(3, 1), struct.pack("<2Q", 7, 9))
+    batch.put(Table.IDS, pack_pair(3, 3), struct.pack("<Q", 11))
     store.apply(batch)
     for first in range(1, 41, 10):
         batch = events(first, first + 9)
-        for key, value in events(first, first + 9, sid=2).puts[Table.RECORDS]:
-            batch.put(Table.RECORDS, key, value)
+        batch.runs.append(run(first, first + 9, sid=2))
         for did in (1, 2):
             ids(batch, did, first, [b"id-%d" % number for number in range(first, first + 10)])
         store.apply(batch)
     batch = Batch()
-    batch.put(Table.RECORDS, *gap(41, 40))
-    batch.put(Table.RECORDS, *event(42, ordinal=41))
+    batch.runs += [gap(41, 40), event(42, ordinal=41)]
     cursor(batch, 1, "agent", 42)
     cursor(batch, 2, "agent", 40)
     store.apply(batch)
@@ -65,61 +67,50 @@ def found(path: Path) -> list[Finding]:
         reader.close()
 
 
-def block(first: int, rows: list[tuple[bytes, bytes]], sid: int = 1) -> Rows:
-    """A well-formed block of these records."""
-    key = pack_pair(sid, first)
-    return {(Table.RECORDS, key): blocks.pack(key, [value for _, value in rows])}
+def blocks_of(*runs: tuple[int, Run]) -> Rows:
+    """Well-formed blocks of these runs."""
+    return {(Table.RECORDS, key): value for key, value in map(block, runs)}
 
 
 def flipped(first: int) -> Rows:
-    key = pack_pair(1, first)
-    whole = blocks.pack(key, [event(o)[1] for o in range(first, first + 10)])
+    key, whole = block(run(first, first + 9))
     return {(Table.RECORDS, key): whole[:-3] + bytes([whole[-3] ^ 0x40]) + whole[-2:]}
 
 
-def tens(first: int) -> list[tuple[bytes, bytes]]:
-    return [event(o) for o in range(first, first + 10)]
-
-
-def changed(rows: list[tuple[bytes, bytes]], index: int, row: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    return [*rows[:index], row, *rows[index + 1 :]]
+def with_domain_of(length: int) -> Rows:
+    """A block that says its domain has `length` bytes, with the checksum that goes with it."""
+    key, whole = block(run(11, 20))
+    body = whole[4:5] + bytes([length]) + whole[6:]
+    return {(Table.RECORDS, key): struct.pack("<I", zlib.crc32(body, zlib.crc32(key))) + body}
 
 
 ids_block = b"\x02\0\0\0" + struct.pack("<III", 0, 1, 2) + b"ab"
 
 SHORT = "a buffer of at least 16 bytes for unpacking 12 bytes at offset 4 (actual buffer size is 10)"
-EMPTY = "block of 0 bytes is shorter than its head"
+EMPTY = "0 bytes, shorter than a head"
+BEYOND = f"10 records do not fit into {len(block(run(11, 20))[1])} bytes"
 ALIEN = b"\0\0\0\2zz"
 
 PLANTS: dict[str, tuple[Rows, Finding]] = {
     "a bit of a payload": (flipped(11), Finding("records", "checksum does not match", "one", 11)),
     "an empty block": ({(Table.RECORDS, pack_pair(1, 11)): b""}, Finding("records", EMPTY, "one", 11)),
     "a block under another's key": (
-        {(Table.RECORDS, pack_pair(1, 11)): blocks.pack(pack_pair(1, 21), [v for _, v in tens(21)])},
+        {(Table.RECORDS, pack_pair(1, 11)): block(run(21, 30))[1]},
         Finding("records", "checksum does not match", "one", 11),
     ),
     "a block gone": ({(Table.RECORDS, pack_pair(1, 11)): None}, Finding("records", "records 11 to 20 are missing", "one", 11)),
-    "a block short of its last record": (block(11, tens(11)[:9]), Finding("records", "records 20 to 20 are missing", "one", 20)),
-    "a record twice": (block(11, [*tens(11), event(21)]), Finding("records", "stands there twice", "one", 21)),
-    "a record that is too short": (
-        block(11, changed(tens(11), 4, (b"", b"\0\0"))),
-        Finding("records", "cannot be read: record 15: 2 bytes, shorter than a head", "one", 15),
+    "a block short of its last record": (blocks_of(run(11, 19)), Finding("records", "records 20 to 20 are missing", "one", 20)),
+    "a record twice": (blocks_of(run(11, 21)), Finding("records", "stands there twice", "one", 21)),
+    "a block whose lengths do not fit": (with_domain_of(255), Finding("records", BEYOND, "one", 11)),
+    "an ordinal that jumps": (blocks_of(run(11, 20, ordinal=25)), Finding("records", "ordinal 25 after 10", "one", 11)),
+    "an ordinal that falls": (blocks_of(run(11, 20, ordinal=3)), Finding("records", "ordinal 3 after 10", "one", 11)),
+    "a gap that counts": (blocks_of(gap(41, 41), event(42, ordinal=42)), Finding("records", "ordinal 41 after 40", "one", 41)),
+    "a gap of no known reason": (blocks_of(gap(41, 40, reason="whim")), Finding("records", "gap with the reason 'whim'", "one", 41)),
+    "a gap that is no JSON": (
+        blocks_of((1, Run(41, 40, GAP, [b"{"]))),
+        Finding("records", "cannot be read: Input data was truncated", "one", 41),
     ),
-    "a record whose lengths do not fit": (
-        block(11, changed(tens(11), 4, (b"", b"\0\xff" + event(15)[1][2:]))),
-        Finding("records", "cannot be read: record 15: lengths 255+0 exceed 28 bytes", "one", 15),
-    ),
-    "an ordinal that jumps": (block(11, changed(tens(11), 9, event(20, ordinal=25))), Finding("records", "ordinal 25 after 19", "one", 20)),
-    "an ordinal that falls": (block(11, changed(tens(11), 4, event(15, ordinal=3))), Finding("records", "ordinal 3 after 14", "one", 15)),
-    "a gap that counts": (block(41, [gap(41, 41), event(42, ordinal=42)]), Finding("records", "ordinal 41 after 40", "one", 41)),
-    "a gap of no known reason": (
-        block(41, [gap(41, 40, reason="whim"), event(42, ordinal=41)]),
-        Finding("records", "gap with the reason 'whim'", "one", 41),
-    ),
-    "records of no stream": (
-        block(1, [event(1, sid=9)], sid=9),
-        Finding("records", "stream is not registered", "#9", 1),
-    ),
+    "records of no stream": (blocks_of(event(1, sid=9)), Finding("records", "stream is not registered", "#9", 1)),
     "a records key of no kind": ({(Table.RECORDS, ALIEN): b"x"}, Finding("records", f"key {ALIEN!r} is none of ours")),
     "a stream's row": (
         {(Table.STREAMS, b"stwo"): b'{"sid":'},
@@ -144,6 +135,10 @@ PLANTS: dict[str, tuple[Rows, Finding]] = {
         Finding("ids", "block cannot be read: 2 ids do not fill 19 bytes", "one", 11),
     ),
     "an id block gone": ({(Table.IDS, pack_pair(1, 11)): None}, Finding("ids", "block begins at 21 instead of 11", "one", 11)),
+    "a block of numeric ids that is none": (
+        {(Table.IDS, pack_pair(3, 1)): b"123456789"},
+        Finding("ids", "block cannot be read: 9 bytes are no u64s", "one", 1),
+    ),
     "ids of no domain": ({(Table.IDS, pack_pair(9, 1)): ids_block}, Finding("ids", "domain is not registered", "domain #9", 1)),
     "an ids key of no kind": ({(Table.IDS, b"x"): ids_block}, Finding("ids", "key b'x' is none of ours")),
     "a cursor above the head": (
@@ -169,7 +164,7 @@ def test_a_sound_journal_has_no_findings_and_all_is_read(tmp_path: Path) -> None
     result = Verify(reader).run()
     reader.close()
     assert result.findings == []
-    assert (result.streams, result.records, result.ids, result.consumers) == (2, 82, 80, 2)
+    assert (result.streams, result.records, result.ids, result.consumers) == (2, 82, 83, 2)
 
 
 @pytest.mark.parametrize("kind", PLANTS)

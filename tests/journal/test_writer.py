@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from sidecar.core.layout import Batch
+from sidecar.core.record import Run
 from sidecar.errors import JournalFull
 from sidecar.journal.store import Store
 from sidecar.journal.writer import SWITCH_S, Writer
-from tests.journal.rows import WALL, event, events, opened
+from tests.journal.rows import WALL, event, events, offsets, opened
 
 DEADLINE_S = 30
 
@@ -51,9 +52,9 @@ class Gate:
         self.steps -= 1
         return {self.steps: 1}, self.steps > 0
 
-    def read(self, sid: int, after: int, count: int, size: int) -> list[tuple[int, bytes]]:
+    def read(self, sid: int, after: int, count: int, size: int) -> list[Run]:
         self._pass("read")
-        return [(after + 1, b"")]
+        return [event(after + 1)[1]]
 
 
 async def wait(future: asyncio.Future[Any]) -> Any:
@@ -88,14 +89,14 @@ def test_what_is_reported_is_there_and_readable(tmp_path: Path) -> None:
         writer = Writer(store)
         for offset in range(1, 21):
             assert await write(writer, events(offset, offset)) is None
-            assert await fetch(writer, 1, offset - 1, 10, 1000) == [(offset, event(offset)[1])]
+            assert await fetch(writer, 1, offset - 1, 10, 1000) == [event(offset)[1]]
         writer.close()
 
     store = opened(tmp_path)
     asyncio.run(main(store))
     store.close()
     store = opened(tmp_path)
-    assert [o for o, _ in store.read(1, 0, 100, 10_000)] == list(range(1, 21))
+    assert offsets(store.read(1, 0, 100, 10_000)) == list(range(1, 21))
     store.close()
 
 
@@ -214,8 +215,8 @@ def test_what_was_pruned_before_an_error_is_told_with_the_next_answer() -> None:
 
 def test_reads_do_not_wait_for_a_commit_and_answer_in_order(tmp_path: Path) -> None:
     class SlowApply(Gate):
-        def read(self, sid: int, after: int, count: int, size: int) -> list[tuple[int, bytes]]:
-            return [(after + 1, b"")]
+        def read(self, sid: int, after: int, count: int, size: int) -> list[Run]:
+            return [event(after + 1)[1]]
 
     async def main() -> None:
         gate = SlowApply()
@@ -228,7 +229,7 @@ def test_reads_do_not_wait_for_a_commit_and_answer_in_order(tmp_path: Path) -> N
             writer.read(1, after, 1, 1, answers.append)
         writer.read(1, 5, 1, 1, last.set_result)
         await wait(last)
-        assert answers == [[(after + 1, b"")] for after in range(5)]
+        assert answers == [[event(after + 1)[1]] for after in range(5)]
         assert not written.done()
         gate.open.set()
         await wait(written)
