@@ -22,7 +22,7 @@ Rows = dict[tuple[Table, bytes], bytes | None]
 
 
 def filled(path: Path) -> None:
-    """Two streams with domains 1 and 2, the first with numeric keys (3), too: blocks of ten events, a gap at 41 of the first, ids, consumers, states."""
+    """Two streams, domains 1 and 2, numeric keys (3): blocks of ten events, a gap at 41 of the first, ids, consumers, states."""
     store = opened(path)
     batch = Batch()
     register(batch, "one", 1, 1)
