@@ -175,9 +175,13 @@ def run(seed: int, store: Any, **options: Any) -> tuple[Sim, Schedule]:
     sim.disk_full = ""
     sim.upstream_away = False
     sim.world.deaf = sim.world.half_open = False
+    for who in sim.world.agents():
+        who.lose = 0
     for agent in sim.agents:
         agent.frozen = False
-    sim.run(200.0)
+    sim.run(100.0)
+    schedule.publish()
+    sim.run(100.0)
     return sim, schedule
 
 
@@ -205,7 +209,8 @@ def check(sim: Sim, schedule: Schedule) -> None:
         repeats = len(agent.handled) - len(got)
         allowed = schedule.dupes_allowed.get(agent.who.name, 0)
         assert repeats <= allowed, f"{who}: {repeats} repeats, {allowed} allowed: {_twice(agent.handled)[:5]}"
-        if not missing and not schedule.jumped:
+        # A gap that was filled late was none too many: when it was recorded, nothing more was to be had.
+        if not missing and not late and not schedule.jumped:
             assert not gaps, f"{who}: a false gap {gaps}"
 
 
