@@ -39,6 +39,7 @@ class Merger:
         self.ops: list[Op] = []
         self.rest: list[Frame] = []
         self.lost = 0
+        self.unplaced: list[Frame] = []
 
     # --- which rows are events ---------------------------------------------------------------------------------------
 
@@ -78,6 +79,7 @@ class Merger:
         deficit = size(missing) + older - progress.credit
         gaps = self._gaps(missing, older, deficit, progress.credit > 0)
         self._walk(rows, missing, gaps)
+        self._note_unplaced()
         progress.debt = None
         self._settle_doubt(deficit > 0)
         if recovery.top is not None or recovery.seqd:
@@ -88,7 +90,7 @@ class Merger:
         recovery, progress = self.recovery, self.progress
         if recovery.top is None or (recovery.searched and lacking):
             progress.doubt = min(progress.doubt or recovery.since, recovery.since)
-        elif not recovery.searched:
+        elif recovery.settled:
             progress.doubt, progress.doubtful = 0, []
 
     def release(self) -> None:
@@ -99,6 +101,7 @@ class Merger:
         progress.debt = Debt(since, missing, older, progress.credit)
         progress.credit = 0
         self._walk([], missing, [])
+        self._note_unplaced()
 
     def late(self, final: bool) -> None:
         """What a released recovery found by now, behind everything else; `final`: the fill is over, and the rest is a gap."""
@@ -106,6 +109,7 @@ class Merger:
         rows = self.rows()
         for frame in rows:
             self._admit_row(frame)
+        self._note_unplaced()
         if debt is None:
             return
         debt.rows += len(rows)
@@ -206,12 +210,17 @@ class Merger:
                     progress.advance(hole_at[at][1], 0)
                 continue
             frame = recovery.seqd[at]
-            self._admit(frame, REPLAYED if recovery.top is not None else 0)
+            self._admit(frame, (REPLAYED if recovery.top is not None else 0) | (LATE if recovery.is_late(frame) else 0))
             progress.advance(at, frames.mark(frame))
         for frame in slots.pop(END, []):
             self._admit_row(frame)
         for _, frame in others:
             self._admit(frame, 0)
+
+    def _note_unplaced(self) -> None:
+        """A reaction without a number stands behind its message, but may be as young as the youngest event: it is noted last."""
+        for frame in self.unplaced:
+            self.memory.note(frame)
 
     def _slots(self, rows: Iterable[Frame], numbered: list[int], missing: list[Range]) -> dict[int, list[Frame]]:
         """Where rows go: by the hole's first number; 0 is the front, END the end. A row belongs to the first place behind which the next
@@ -237,7 +246,10 @@ class Merger:
 
     def _admit(self, frame: Frame, flags: int, key: bytes = b"") -> None:
         self.ops.append(Admit(self.stream, frame.payload, frame.key or key, "", flags))
-        self.memory.note(frame)
+        if frame.seq < 0 and not frame.key:
+            self.unplaced.append(frame)
+        else:
+            self.memory.note(frame)
 
 
 def about_message(frame: Frame) -> int:

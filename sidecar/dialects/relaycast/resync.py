@@ -119,7 +119,8 @@ class Recovery:
         self.exchange: Exchange | None = None
         self.retried = False
         self.started_at = progress.newest
-        self.reactions_from = progress.birth // 1000 * 1000 - 1000
+        self.mending = progress.doubt > 0 or progress.debt is not None
+        self.reactions_from = progress.birth // 1000 * 1000
         self.forget()
 
     def forget(self) -> None:
@@ -128,6 +129,7 @@ class Recovery:
         self.doubting = self.progress.doubt > 0
         self.released = False
         self.searched = False
+        self.settled = False
         self.unsure = False
         self.untold = False
         self.database = False
@@ -220,9 +222,6 @@ class Recovery:
         self.exchange = None
         self.judge_life(ack.current)
         self.top = ack.current
-        if not ack.gap:
-            # The ring reaches back to what was asked from, so numbers that are not in it do not exist.
-            self.doubting = False
         if self.is_whole():
             return Merge()
         if exchange.ask.seq >= 0 and (self.fresh or not ack.gap):
@@ -241,6 +240,7 @@ class Recovery:
         hollow = exchange.ask.seq < ack.current < exchange.lowest
         if self.unsure or page is not None or hollow or exchange.received < ack.replayed or not ack.gap:
             return self._search("the replay did not prove that it was whole")
+        self.settled = True
         return Merge()
 
     def unanswered(self) -> Step:
@@ -273,8 +273,8 @@ class Recovery:
         return chain(self.seqd.values(), self.overlap.values())
 
     def is_late(self, frame: Frame) -> bool:
-        """Is this row older than what was admitted before: does it fill a gap that was recorded, or a debt?"""
-        return self.released or ((self.doubting or self.progress.debt is not None) and 0 < frame.message_id <= self.started_at)
+        """Is this event older than what was admitted before, since an earlier recovery was not whole?"""
+        return self.released or (self.mending and 0 < frame.message_id <= self.started_at)
 
     def missing(self) -> list[Range]:
         """Numbers from which nothing has come: owed ones, and those up to the acknowledged counter (without one: to the highest seen)."""
