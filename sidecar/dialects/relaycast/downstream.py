@@ -107,6 +107,7 @@ class DownstreamHalf:
         elif outcome.verdict == "no":
             actions += self._refuse_token(token, outcome.status)
             if token == self._held:
+                actions.append(act.StartTimer("verify", REFUSED_S))
                 mend = "set SIDECAR_UPSTREAM_TOKEN to a token that the upstream accepts"
                 actions.append(act.Log("error", f"upstream refused SIDECAR_UPSTREAM_TOKEN with {outcome.status}; mend: {mend}"))
         else:
@@ -130,13 +131,17 @@ class DownstreamHalf:
             actions.append(self._own(token, account, hints))
         for conn in waiting:
             actions += self._accept(conn, account)
+        if outcome.fresh:
+            # Another token of this agent: it may have been rotated, then the earlier ones lead nowhere any more (R28).
+            for other in [t for t, a in self._identities.verified.items() if a == account and t != token]:
+                actions += self._identities.ask(other)
         return actions
 
     def _unreachable(self, outcome: Outcome) -> list[act.Action]:
         token = outcome.token
         actions: list[act.Action] = []
         waiting = [c for c in self._conns.values() if c.token == token and c.state == OPENED]
-        if outcome.account:
+        if outcome.account and token not in self._refused:
             if waiting:
                 self._unverified.add(token)
                 actions.append(self._own(token, outcome.account, waiting[0].hints))
@@ -152,8 +157,9 @@ class DownstreamHalf:
 
     def _reverify(self) -> list[act.Action]:
         tokens = set(self._unverified)
-        if self._held and self._held not in self._identities.verified and self._held not in self._refused:
-            tokens.add(self._held)
+        held = self._held
+        if held and (self._refused[held] <= self._now if held in self._refused else held not in self._identities.verified):
+            tokens.add(held)
         return [action for token in sorted(tokens) for action in self._identities.ask(token)]
 
     def _refuse_token(self, token: str, status: int) -> list[act.Action]:
@@ -173,10 +179,12 @@ class DownstreamHalf:
             token, status = message["refused"], message.get("status", 401)
             self._refused[token] = self._now + REFUSED_S
             self._refusals[token] = status
-            return self._identities.forget(token) + self._refuse_token(token, status)
+            actions = self._identities.forget(token) + self._refuse_token(token, status)
+            # A server may refuse once and accept later: what is held from the environment is asked for again.
+            return [*actions, act.StartTimer("verify", REFUSED_S)] if token == self._held else actions
         if message.get("link") == "up":
             self._held_tries = 0
-            actions: list[act.Action] = []
+            actions = []
             for conn in [c for c in self._conns.values() if c.state == OPENED and c.token in self._refused]:
                 if self._identities.verified.get(conn.token) == event.account:
                     actions += self._accept(conn, event.account)
@@ -202,11 +210,11 @@ class DownstreamHalf:
         if token in self._refused:
             if self._refused[token] > self._now:
                 return self._refuse(conn, self._refusals[token])
-            return [act.StartTimer("give-up:" + conn.name, VERIFY_S), *self._identities.ask(token)]
-        account = self._identities.verified.get(token)
-        if account is not None:
-            return [self._own(token, account, conn.hints), *self._accept(conn, account)]
-        return self._identities.ask(token)
+        else:
+            account = self._identities.verified.get(token)
+            if account is not None:
+                return [self._own(token, account, conn.hints), *self._accept(conn, account)]
+        return [act.StartTimer("give-up:" + conn.name, VERIFY_S), *self._identities.ask(token)]
 
     def _accept(self, conn: Conn, account: str) -> list[act.Action]:
         conn.account = account
@@ -262,7 +270,7 @@ class DownstreamHalf:
                 continue
             try:
                 frame = msgspec.json.decode(data, type=_Frame)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue  # junk is ignored, the socket stays (R21)
             if frame.type == "ping":
                 actions.append(act.SendConn(conn.name, [PONG]))
@@ -351,15 +359,20 @@ class DownstreamHalf:
             # It never answered a ping, not even the first: such a client would hang at a full window for ever.
             return self._downgrade(conn)
         if kind == "give-up" and conn.state == OPENED:
-            return self._refuse(conn, 503)
+            # The upstream takes too long: as if it were away (R20).
+            return self._unreachable(Outcome(conn.token, "unreachable", self._identities.vouched(conn.token) or ""))
         return []
 
     def _drain(self, _: ev.Draining) -> list[act.Action]:
         """R27: 1012 once receipts are on disk (the engine sends this input only then)."""
         self._draining = True
-        return [act.CloseConn(c.name, 1012, "service restart") for c in self._conns.values() if c.state != OPENED] + [
-            act.Refuse(c.name, 503) for c in self._conns.values() if c.state == OPENED
-        ]
+        actions: list[act.Action] = []
+        for conn in list(self._conns.values()):
+            if conn.state == OPENED:
+                actions += self._refuse(conn, 503)
+            else:
+                actions.append(act.CloseConn(conn.name, 1012, "service restart"))
+        return actions
 
     def _http(self, event: ev.HttpRequested) -> list[act.Action]:
         return [act.Route(event.exchange)]

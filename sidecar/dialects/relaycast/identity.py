@@ -29,12 +29,14 @@ class _Answer(msgspec.Struct):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What verifying a token gave. `status`: the upstream's, when it said no; `account`: when yes, or vouched for before."""
+    """What verifying a token gave. `status`: the upstream's, when it said no; `account`: when yes, or vouched for before; `fresh`: not
+    verified in this run before."""
 
     token: str
     verdict: Verdict
     account: str = ""
     status: int = 503
+    fresh: bool = False
 
 
 class Identities:
@@ -76,23 +78,25 @@ class Identities:
                 return self._accept(token, "token-" + self._hash(token)[:16])
             try:
                 agent = msgspec.json.decode(event.body, type=_Answer).data
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 return Outcome(token, "unreachable", self.vouched(token) or "", 502), []
             return self._accept(token, str(agent.id))
         if status == 404 and event.request.startswith("who:"):
             return None, [self._request(token, "/v1/channels", "try")]
-        if status == 429 or status >= 500:
-            return Outcome(token, "unreachable", self.vouched(token) or "", status), []
+        if status < 400 or status == 429 or status >= 500:
+            # This says nothing about the token. A redirect comes from something in between.
+            return Outcome(token, "unreachable", self.vouched(token) or "", 502 if status < 400 else status), []
         return Outcome(token, "no", status=status), self.forget(token)
 
     def _accept(self, token: str, account: str) -> tuple[Outcome, list[act.Action]]:
+        fresh = token not in self.verified
         self.verified[token] = account
         hashed = self._hash(token)
         actions: list[act.Action] = []
         if self._vouched.get(hashed) != account:
             self._vouched[hashed] = account
             actions.append(act.Commit([act.PutState("token:" + hashed, account.encode())]))
-        return Outcome(token, "yes", account), actions
+        return Outcome(token, "yes", account, fresh=fresh), actions
 
     def forget(self, token: str) -> list[act.Action]:
         """The upstream refused this token: it leads nowhere from now on."""
