@@ -22,7 +22,7 @@ from sidecar.downstream.native import NativeHalf
 from sidecar.downstream.passthrough import RUNNER_OPTIONS
 from sidecar.downstream.server import Server
 from sidecar.driver import Driver
-from sidecar.errors import ListenFailed
+from sidecar.errors import JournalDamaged, ListenFailed
 from sidecar.journal.store import Store
 from sidecar.journal.writer import Writer
 from sidecar.ops.counters import Counters
@@ -140,10 +140,19 @@ async def _serve(settings: Settings) -> int:
         f"listening on {sidecar.url}",
         extra={"version": __version__, "dialect": settings.dialect, "upstream": settings.upstream, "data_dir": str(settings.data_dir)},
     )
+    damage: list[JournalDamaged] = []
+
+    def give_up(error: JournalDamaged) -> None:
+        damage.append(error)
+        stopped.set()
+
+    sidecar.driver.on_damage = give_up
     await stopped.wait()
     log.info("stopping: waiting for receipts", extra={"at_most_s": settings.drain_s})
     await sidecar.stop()
     log.info("stopped")
+    if damage:
+        raise damage[0]
     return 0
 
 

@@ -19,7 +19,7 @@ from sidecar.core import events as ev
 from sidecar.core.engine import Engine
 from sidecar.core.layout import Batch
 from sidecar.core.record import Run
-from sidecar.errors import SidecarError
+from sidecar.errors import JournalDamaged, SidecarError
 from sidecar.ops.counters import Counters
 from sidecar.upstream.http import UpstreamHttp
 from sidecar.upstream.link import Link
@@ -59,6 +59,7 @@ class Driver:
         self.counters = counters
         self.conns: dict[str, LocalConn] = {}
         self.held: dict[str, asyncio.Event] = {}
+        self.on_damage: Callable[[JournalDamaged], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._random = random.Random()
         self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
@@ -95,7 +96,13 @@ class Driver:
     # --- the journal ---------------------------------------------------------------------------------------------------------------
 
     def write(self, batch: Batch) -> None:
-        self.writer.submit(batch, self.engine.written)
+        def done(error: BaseException | None) -> None:
+            if isinstance(error, JournalDamaged) and self.on_damage is not None:
+                # Nothing can be written into a damaged journal: the next start sets it aside and begins a new one.
+                self.on_damage(error)
+            self.engine.written(error)
+
+        self.writer.submit(batch, done)
 
     def prune(self) -> None:
         def done(first: dict[int, int] | BaseException) -> None:

@@ -184,7 +184,7 @@ def test_every_error_has_a_mend() -> None:
         return [kind, *(deeper for child in kind.__subclasses__() for deeper in below(child))]
 
     for kind in below(SidecarError):
-        if kind is not ConfigError:
+        if kind is not ConfigError and kind.__init__ is SidecarError.__init__:
             assert kind("text").mend
 
 

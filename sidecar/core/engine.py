@@ -461,6 +461,8 @@ class Engine:
         wall = self.ports.now().wall
         self.admission.open_stream(stream, account, wall, self._open)
         if self.lost:
+            # Told once for each stream of this run; a stream that begins in a later one has lost nothing.
+            self._open.delete(Table.META, b"lost")
             ms = int(wall * 1000)
             self._commit("engine", None, act.Commit([act.RecordGap(stream, Gap("journal_lost", "time", 0, ms))]))
 

@@ -38,7 +38,7 @@ from sidecar.core.events import (
     RecordsReady,
     Started,
 )
-from sidecar.core.record import Record
+from sidecar.core.record import Record, runs_of
 from tests.playbooks.actioncable_halves import CableDownstream, CableUpstream
 from tests.playbooks.playbook import FakeView, Playbook, like
 
@@ -166,7 +166,7 @@ def test_r26_every_client_gets_its_own_identifier_bytes() -> None:
     book = subscribed()
     record = Record(7, 7, 0, b'{"type":"note"}')
     for session, conn, identifier in (("c1/0", "c1", RAILS), ("c2/1", "c2", ANYCABLE)):
-        book.send(RecordsReady(session, [record], 7))
+        book.send(RecordsReady(session, runs_of([record]), 7))
         book.expect(SendConn, conn=conn, frames=[b'{"identifier":%b,"message":{"type":"note"}}' % identifier])
         book.expect(PingConn, conn=conn, payload=f"{session}:7".encode())
     book.send(ConnPong("c2", b"c2/1:7"))

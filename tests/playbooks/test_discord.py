@@ -38,7 +38,7 @@ from sidecar.core.events import (
     Started,
     TimerFired,
 )
-from sidecar.core.record import Record
+from sidecar.core.record import Record, runs_of
 from tests.playbooks.discord_halves import STREAM, DiscordDownstream, DiscordUpstream, frame
 from tests.playbooks.playbook import FakeView, Playbook, holding, json_with, like
 
@@ -110,7 +110,7 @@ def test_r12_r19_a_held_identify_then_ready_from_state_then_the_backlog() -> Non
     book.expect(Attach, session="w2", stream=STREAM, consumer="agent", after=40, fresh="head")
 
     # s = k + (offset − base): the backlog begins at 3. Then one barrier.
-    book.send(RecordsReady("w2", [record(n) for n in (41, 42, 43)], 43))
+    book.send(RecordsReady("w2", runs_of([record(n) for n in (41, 42, 43)]), 43))
     book.expect(SendConn, conn="w2", frames=[dispatch(41, 3), dispatch(42, 4), dispatch(43, 5)])
     book.expect(PingConn, conn="w2", payload=b"5")
 
@@ -135,7 +135,7 @@ def test_r18_a_barrier_each_64_frames() -> None:
     book.send(Committed("session/w1"))
     book.expect(SendConn)
     book.expect(Attach)
-    book.send(RecordsReady("w1", [record(n) for n in range(41, 141)], 140))
+    book.send(RecordsReady("w1", runs_of([record(n) for n in range(41, 141)]), 140))
     for count, payload in ((64, b"66"), (36, b"102")):
         book.expect(SendConn, frames=lambda sent, count=count: len(sent) == count)
         book.expect(PingConn, payload=payload)
@@ -153,7 +153,7 @@ def test_r16_resume_is_exact_after_a_restart_and_else_refused() -> None:
     book.expect(Own)
     book.expect(Attach, session="w1", after=42, mark="resume")
     book.expect(ClientCursor, session="w1", offset=42)
-    book.send(RecordsReady("w1", [record(43)], 43), SeekDone("w1", "resume", 1, 43, False))
+    book.send(RecordsReady("w1", runs_of([record(43)]), 43), SeekDone("w1", "resume", 1, 43, False))
     book.expect(SendConn, frames=[dispatch(43, 5)])
     book.expect(PingConn, payload=b"5")
     book.expect(SendConn, frames=[json_with(op=0, t="RESUMED", d={}, s=5)])

@@ -40,7 +40,7 @@ from sidecar.core.events import (
     Started,
     TimerFired,
 )
-from sidecar.core.record import REPLAYED, Record
+from sidecar.core.record import REPLAYED, Record, runs_of
 from tests.playbooks.fabric_halves import SEP, FabricDownstream, FabricUpstream
 from tests.playbooks.playbook import FakeView, Playbook, like
 
@@ -165,7 +165,7 @@ def test_r24_r27_r28_delivery_and_fence_across_the_upgrade() -> None:
 
     # A GET is held until there is something; an answer has at most 16 packets, the fence comes behind the last frame.
     book.send(HttpRequested("x4", get(sid)))
-    book.send(RecordsReady(sid, records(1, 20), 20))
+    book.send(RecordsReady(sid, runs_of(records(1, 20)), 20))
     book.expect(Respond, exchange="x4", body=SEP.join(events(1, 16)))
     book.send(HttpRequested("x5", get(sid)))
     book.expect(Respond, exchange="x5", body=SEP.join([*events(17, 20), b"2"]))
@@ -174,14 +174,14 @@ def test_r24_r27_r28_delivery_and_fence_across_the_upgrade() -> None:
 
     # The upgrade: the probe releases the GET that waits; what comes before `5` waits in the queue, in no transport.
     book.send(HttpRequested("x7", get(sid)))
-    book.send(RecordsReady(sid, records(21, 22), 22))
+    book.send(RecordsReady(sid, runs_of(records(21, 22)), 22))
     book.expect(Respond, exchange="x7", body=SEP.join([*events(21, 22), b"2"]))
     book.send(HttpRequested("x8", get(sid)), ConnOpened("w1", get(sid, "websocket")))
     book.expect(Accept, conn="w1")
     book.send(ConnFrames("w1", [b"2probe"]))
     book.expect(SendConn, conn="w1", frames=[b"3probe"])
     book.expect(Respond, exchange="x8", body=b"6")
-    book.send(RecordsReady(sid, records(23, 24), 24))
+    book.send(RecordsReady(sid, runs_of(records(23, 24)), 24))
 
     # `5`: everything queued follows on the WebSocket. One fence is outstanding (asked by polling), so none is added;
     # its `3` comes over the new transport, receipts 22, and the next fence goes out.
@@ -263,7 +263,7 @@ def run_upgrade(seed: int) -> tuple[list[bytes], list[bytes]]:
         step = dice.choice(["records", "records", "poll", "poll", "pong", "upgrade"])
         if step == "records":
             low, head = head + 1, head + dice.randint(1, 30)
-            client.run(RecordsReady(client.sid, records(low, head), head))
+            client.run(RecordsReady(client.sid, runs_of(records(low, head)), head))
         elif step != "upgrade" or dice.random() < 0.1:
             getattr(client, step)()
     for _ in range(40):

@@ -6,53 +6,16 @@ names; `sent` and `asked` hold what went out. `crash` starts a new engine on wha
 
 from __future__ import annotations
 
-import bisect
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sidecar.core import actions as act
 from sidecar.core.engine import Engine
 from sidecar.core.events import FramesReceived, Input, LinkOpened, Moment
-from sidecar.core.layout import Batch, Table, pack_pair, unpack_pair
+from sidecar.core.layout import Batch
 from sidecar.dialects.base import Half, View
-
-
-class Disk:
-    """The journal's rows (ports.JournalView)."""
-
-    epoch = "e1"
-
-    def __init__(self) -> None:
-        self.rows: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
-
-    def get(self, table: Table, key: bytes) -> bytes | None:
-        return self.rows[table].get(key)
-
-    def _sorted(self, table: Table) -> list[bytes]:
-        return sorted(self.rows[table])
-
-    def floor(self, table: Table, key: bytes) -> tuple[bytes, bytes] | None:
-        keys = self._sorted(table)
-        at = bisect.bisect_right(keys, key)
-        return (keys[at - 1], self.rows[table][keys[at - 1]]) if at else None
-
-    def ceiling(self, table: Table, key: bytes) -> tuple[bytes, bytes] | None:
-        keys = self._sorted(table)
-        at = bisect.bisect_left(keys, key)
-        return (keys[at], self.rows[table][keys[at]]) if at < len(keys) else None
-
-    def scan(self, table: Table, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        return iter([(k, self.rows[table][k]) for k in self._sorted(table) if k.startswith(prefix)])
-
-    def apply(self, batch: Batch) -> None:
-        for table, rows in batch.puts.items():
-            self.rows[table].update(rows)
-        for table, key in batch.deletes:
-            self.rows[table].pop(key, None)
-        for table, low, high in batch.drops:
-            for key in [k for k in self.rows[table] if low <= k < high]:
-                del self.rows[table][key]
+from sidecar.journal.model import ModelStore
 
 
 class World:
@@ -61,7 +24,7 @@ class World:
     def __init__(self, upstream: Callable[[View], Half], downstream: Callable[[View], Half], *, window: int = 256) -> None:
         self.halves = (upstream, downstream)
         self.window = window
-        self.rows = Disk()
+        self.rows = ModelStore()
         self.mono = 1000.0
         self.crash()
 
@@ -123,10 +86,8 @@ class World:
             if self.batch is not None:
                 self.disk()
             elif self.reads:
-                session, sid, after, count, _ = self.reads.pop(0)
-                rows = self.rows.scan(Table.RECORDS)
-                found = [(unpack_pair(k)[1], v) for k, v in rows if pack_pair(sid, after) < k <= pack_pair(sid, 1 << 62)]
-                self.engine.records(session, found[:count])
+                session, *wanted = self.reads.pop(0)
+                self.engine.records(session, self.rows.read(*wanted))
             elif ("engine", "receipts") in self.timers:
                 del self.timers["engine", "receipts"]
                 self.engine.timer(("engine", "receipts"))
