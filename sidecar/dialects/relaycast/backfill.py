@@ -61,7 +61,8 @@ Reader = Callable[[Any], None]
 
 
 class Backfill:
-    """One fill. `rows`: frames found; `limited`: the bound was reached; `failed` and `denied`: targets that gave nothing."""
+    """One fill. `rows`: frames found; `date`: the server's time (ms) at the last answer;
+    `limited`: the bound was reached; `failed` and `denied`: targets that gave nothing."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -74,6 +75,7 @@ class Backfill:
         self.informed = False
         self.me = ""
         self.replies: dict[int, int] = {}
+        self.date = 0
         self._jobs: deque[tuple[str, Reader]] = deque([("/v1/agent", self._agent)])
         self._failures = 0
         self._throttled = 0
@@ -90,6 +92,7 @@ class Backfill:
     def answer(self, status: int, header: Callable[[str], str | None], body: bytes, random: float) -> float:
         """Take the answer to `target`. Returns seconds to wait before the next request."""
         target, reader = self._jobs[0]
+        self.date = max(self.date, parse_http_date(header("date")) or 0)
         if status == 429:
             return self._throttle(header)
         self._throttled = 0

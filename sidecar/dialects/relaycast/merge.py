@@ -48,7 +48,7 @@ class Merger:
         recovery = self.recovery
         if recovery.is_whole():
             return []
-        numbered = {frame.key for frame in recovery.numbered()}
+        numbered = {frame.key for frame in recovery.admissible()}
         found: list[tuple[int, int, int, Frame]] = []
         for key, frame in recovery.rows.items():
             number = frame.message_id
@@ -64,7 +64,7 @@ class Merger:
         return strange + [item[3] for item in found]
 
     def _numbered_adds(self) -> set[Reaction]:
-        found = (reaction_of(frame) for frame in self.recovery.numbered())
+        found = (reaction_of(frame) for frame in self.recovery.admissible())
         return {reaction for reaction, added in filter(None, found) if added}
 
     # --- the three ways to end ---------------------------------------------------------------------------------------

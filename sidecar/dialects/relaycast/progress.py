@@ -46,8 +46,8 @@ class Progress(msgspec.Struct, array_like=True):
     the numbers up to the cursor, 0 unknown; `newest`: id of the newest message admitted; `birth`: server ms before which nothing is
     admitted; `floor`: newest message id known to be older than the birth; `gaps`: recorded gaps of this life; `credit`: rows
     recovered without a number whose numbers are not known yet; `doubtful`, `doubt`: recorded gaps on which the upstream was not heard,
-    and the server time (ms, 0: none) from which on the next open asks for the database's rows again; `variant`: how event ids are
-    hashed, empty: not seen yet."""
+    and the server time (ms, 0: none) from which on the next open asks for the database's rows again; `dated`: (number, server
+    ms): up to this number everything was made by this time; `variant`: how event ids are hashed, empty: not seen yet."""
 
     life: int
     cursor: int
@@ -58,6 +58,7 @@ class Progress(msgspec.Struct, array_like=True):
     gaps: list[Range] = []
     doubtful: list[Range] = []
     doubt: int = 0
+    dated: tuple[int, int] = (0, 0)
     credit: int = 0
     debt: Debt | None = None
     variant: str = ""
@@ -107,6 +108,7 @@ class Progress(msgspec.Struct, array_like=True):
         self.tail = []
         self.gaps = []
         self.doubtful = []
+        self.dated = (0, 0)
         self.credit = 0
 
     def add_gap(self, first: int, last: int, doubtful: bool) -> None:

@@ -32,6 +32,10 @@ COUNTER = 9007199254740991
 """A last_seen_seq above every counter: the answer tells the counter and replays nothing."""
 DATABASE_LIMIT = 1000
 MAX_PAGES = 500
+DATE_SLACK_MS = 1000
+"""A Date header has whole seconds."""
+ANOTHER = 1
+"""A mark that no frame has."""
 FRAME_COST = 400
 """Bytes counted against the hold for a frame beside its payload."""
 
@@ -268,10 +272,6 @@ class Recovery:
         unnumbered_debt = self.progress.debt is not None and not self.progress.debt.ranges
         return self.proven and not (self.fresh or self.doubting or unnumbered_debt or self.missing())
 
-    def numbered(self) -> Iterator[Frame]:
-        """All frames with a number that came."""
-        return chain(self.seqd.values(), self.overlap.values())
-
     def is_late(self, frame: Frame) -> bool:
         """Is this event older than what was admitted before, since an earlier recovery was not whole?"""
         return self.released or (self.mending and 0 < frame.message_id <= self.started_at)
@@ -302,7 +302,7 @@ class Recovery:
             return
         matched, sure_match, differed, sure_difference = 0, False, 0, False
         for seq, frame in self.overlap.items():
-            known = self.progress.mark_at(seq)
+            known = self.progress.mark_at(seq) or self._mark_by_time(seq, frame)
             mark = frames.mark(frame)
             if not known:
                 continue
@@ -321,6 +321,20 @@ class Recovery:
             self.overlap = {}
         elif matched:
             self.proven = True
+
+    def _mark_by_time(self, seq: int, frame: Frame) -> int:
+        """For a message at a number of which only the time is known: its own mark if it is old enough to be of that life, another one if
+        it is too young, 0 if nothing is known. A new life's ring has nothing that is older than the new life."""
+        last, ms = self.progress.dated
+        if not frame.key or seq > last:
+            return 0
+        made = frames.server_ms(frame.message_id)
+        return frames.mark(frame) if made <= ms - DATE_SLACK_MS else ANOTHER if made > ms else 0
+
+    def admissible(self) -> Iterator[Frame]:
+        """Frames with a number that the merge will admit: new ones, and owed ones if their life is certain."""
+        owed = (frame for seq, frame in self.overlap.items() if self.proven and self.progress.owes(seq))
+        return chain(self.seqd.values(), owed)
 
 
 def is_row(frame: Frame) -> bool:

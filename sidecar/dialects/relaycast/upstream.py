@@ -75,7 +75,7 @@ from sidecar.dialects.relaycast.frames import Frame
 from sidecar.dialects.relaycast.instants import parse_http_date
 from sidecar.dialects.relaycast.merge import Merger
 from sidecar.dialects.relaycast.progress import CHANNEL, Memory, Progress, ReactionBook, ThreadBook
-from sidecar.dialects.relaycast.resync import COUNTER, Ask, History, Recovery, Step, ack_of, is_row
+from sidecar.dialects.relaycast.resync import COUNTER, DATE_SLACK_MS, Ask, History, Recovery, Step, ack_of, is_row
 
 LINK = "ws"
 PING = b'{"type":"ping"}'
@@ -427,6 +427,9 @@ class UpstreamHalf:
         else:
             merger = self._merger()
             merger.run()
+            if self.fill is not None and self.fill.date:
+                # Asked after the last number up to the cursor had come: all of them are older.
+                known.dated = (known.cursor, self.fill.date + DATE_SLACK_MS)
             self._finish(merger)
         if self.fill is not None:
             for root, count in self.fill.replies.items():
