@@ -75,7 +75,8 @@ class Merger:
         rows = self.rows()
         missing, older = self._begin()
         owed = progress.debt is not None
-        progress.credit += sum(1 for frame in rows if owed or not recovery.is_late(frame))
+        beyond = self._beyond(rows)
+        progress.credit += sum(1 for frame in rows if owed or not recovery.is_late(frame)) - beyond
         deficit = size(missing) + older - progress.credit
         gaps = self._gaps(missing, older, deficit, progress.credit > 0)
         self._walk(rows, missing, gaps)
@@ -84,6 +85,14 @@ class Merger:
         self._settle_doubt(deficit > 0)
         if recovery.top is not None or recovery.seqd:
             progress.credit = 0
+        progress.credit += beyond
+
+    def _beyond(self, rows: list[Frame]) -> int:
+        """How many rows are younger than every numbered message: without an acknowledgement they stand for numbers not seen yet."""
+        if self.recovery.top is not None:
+            return 0
+        youngest = max((frame.message_id for frame in self.recovery.seqd.values()), default=0)
+        return sum(1 for frame in rows if frame.message_id > youngest > 0)
 
     def _settle_doubt(self, lacking: bool) -> None:
         """Without an acknowledged, proven replay the next open asks again for what is missing."""
@@ -116,6 +125,8 @@ class Merger:
         if final:
             for span, count in self._gaps(debt.ranges, debt.older, size(debt.ranges) + debt.older - debt.rows, debt.rows > 0):
                 self._gap(span, count, debt.ranges)
+            if self.recovery.top is None:
+                progress.credit += max(debt.rows - size(debt.ranges) - debt.older, 0)
             progress.debt = None
             self._settle_doubt(self.lost > 0)
 

@@ -203,9 +203,10 @@ class Recovery:
         reaction = reaction_of(frame)
         if reaction is not None and reaction[1]:
             if exchange is not None:
-                exchange.saw_row("r", frames.server_ms(frames.as_id(reaction[0][0])))
-                if exchange.ask.since < self.reactions_from:
-                    # It has no time of its own, and may be older than the birth.
+                number = frames.as_id(reaction[0][0])
+                exchange.saw_row("r", frames.server_ms(number))
+                if exchange.ask.since < self.reactions_from and self.progress.is_older_than_birth(number):
+                    # It has no time of its own, but is no older than its message; this one may be older than the birth.
                     self.untold = True
                     return
             self.reactions.setdefault(reaction[0], frame)
@@ -229,11 +230,14 @@ class Recovery:
         if self.is_whole():
             return Merge()
         if exchange.ask.seq >= 0 and (self.fresh or not ack.gap):
-            return Ask(-1, self.since) if self.deep or self.fresh else Merge()
-        page = exchange.next_page()
-        if page is None and self.untold:
-            page = self.reactions_from
+            if self.deep or self.fresh:
+                return Ask(-1, self.since)
+            self.searched = True  # not now: the next open does
+            return Merge()
+        if self.untold and self.pages < MAX_PAGES:
             self.untold = False
+            return Ask(-1, self.reactions_from)
+        page = exchange.next_page()
         if page is not None and self.pages < MAX_PAGES:
             floor = exchange.ask.since // 1000 * 1000
             if page <= floor:
@@ -241,7 +245,8 @@ class Recovery:
                 self.unsure = True
                 page = floor + 1000
             return Ask(-1, page)
-        hollow = exchange.ask.seq < ack.current < exchange.lowest
+        # Below the counter the ring has at least the newest event.
+        hollow = exchange.ask.seq < ack.current and (ack.replayed == 0 or ack.current < exchange.lowest)
         if self.unsure or page is not None or hollow or exchange.received < ack.replayed or not ack.gap:
             return self._search("the replay did not prove that it was whole")
         self.settled = True
