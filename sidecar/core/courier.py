@@ -369,7 +369,8 @@ class Courier:
                     self.flush(True)
                 return
             tail = self.tails.get(session.stream)
-            runs = tail.after(session.position, count) if tail else None
+            # What retention dropped is a gap to every reader, also where the tail still has it: status, seeks and readers agree.
+            runs = tail.after(session.position, count) if tail and session.position >= book.first - 1 else None
             if not runs:
                 session.reading = True
                 session.asked = session.position

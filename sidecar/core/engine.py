@@ -35,7 +35,7 @@ from sidecar.dialects.base import Half, StreamFacts, View
 
 PENDING_BYTES = 8 << 20
 RETRY_S = 1.0
-PRUNE_S = 15.0
+PRUNE_S = 5.0
 LAST_GAPS = 20
 
 

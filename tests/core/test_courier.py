@@ -559,6 +559,21 @@ def test_retention_during_reading_becomes_a_gap_in_its_place() -> None:
     assert made.ports.counts["retention_gaps"] == 1
 
 
+def test_what_retention_dropped_is_a_gap_though_the_tail_still_has_it() -> None:
+    made = world(window=40)
+    made.attach("reads", "other")
+    for name in names(20):
+        made.admit(name)
+        made.run()
+    assert made.engine.courier.tails["S"].after(0, 1), "the tail reaches back to the first event"
+    pruned(made, 11)
+    made.attach("s", "late", after=0)
+    made.run()
+    shown = made.handed("s")
+    assert shown[0].is_gap and shown[0].gap() == Gap("retention", "offset", 1, 10)
+    assert [r.payload.decode() for r in shown[1:]] == names(10, 11)
+
+
 def test_retention_beyond_the_head_of_a_seek_ends_it() -> None:
     made = world(10, window=4)
     made.attach("s")
