@@ -7,6 +7,7 @@ one writes the head itself, in the order and spelling given, and frames the body
 import socket
 import struct
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from aiohttp.abc import AbstractStreamWriter
 from sidecar.upstream import wire
 from sidecar.upstream.wire import Framing, Header
 
+_STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER: on, zero seconds."""
 
@@ -76,6 +78,10 @@ class RelayedResponse(web.StreamResponse):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._request.protocol.force_close()
 
+    def be_last(self) -> None:
+        """The agent's connection ends behind this answer."""
+        self._stays = False
+
     def hand_over(self) -> None:
         """The connection was switched to another protocol and is used up."""
         self._began = self._over = True
@@ -93,9 +99,13 @@ class RelayedResponse(web.StreamResponse):
 
 
 async def reply(request: web.BaseRequest, status: int, reason: str, headers: Sequence[Header], body: bytes = b"") -> RelayedResponse:
-    """Answer from here with exactly these header fields and a Content-Length (a HEAD request gets no body)."""
+    """Answer from here with exactly these header fields and a Content-Length (a HEAD request gets no body). With `Connection: close`
+    among them the agent's connection ends behind the answer. `reason` empty: the status's own phrase, if it has one."""
     fields = [*headers, ("Content-Length", str(len(body)))]
-    response = RelayedResponse(request, status, reason, fields, "none" if request.method == "HEAD" else "length")
+    phrase = reason or (HTTPStatus(status).phrase if status in _STATUSES else "")
+    response = RelayedResponse(request, status, phrase, fields, "none" if request.method == "HEAD" else "length")
+    if "close" in wire.tokens(headers, "connection"):
+        response.be_last()
     await response.start()
     if request.method != "HEAD":
         await response.send(body)

@@ -13,7 +13,7 @@ from sidecar.core import layout
 from sidecar.core.layout import Batch, Table
 from sidecar.core.record import REPLAYED, Gap
 from sidecar.journal.model import ModelStore
-from tests.downstream.native_world import Reader, offsets, until, world
+from tests.downstream.native_world import DEADLINE_S, Reader, offsets, until, world
 from tests.downstream.raw import agent
 
 
@@ -302,6 +302,19 @@ def test_refusals_are_plain_http_before_any_upgrade(sse: bool) -> None:
                     assert response.status == status
                     assert response.headers["Content-Type"] == "application/json"
                     assert word in json.dumps(await response.json())
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_upgrade_ends_its_connection() -> None:
+    async def scenario() -> None:
+        async with world() as w:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(w.url.rpartition(":")[2]))
+            writer.write(f"GET /_sidecar/stream?stream=nobody HTTP/1.1\r\nHost: 127.0.0.1\r\n{UPGRADE}\r\n\r\n".encode())
+            answer = await asyncio.wait_for(reader.read(), DEADLINE_S)
+            assert answer.startswith(b"HTTP/1.1 404 Not Found\r\n")
+            assert b"\r\nConnection: close\r\n" in answer
+            writer.close()
 
     asyncio.run(scenario())
 
