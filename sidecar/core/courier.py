@@ -92,6 +92,7 @@ class Courier:
         self.tails: dict[str, Tail] = {}
         self.dirty: set[Consumer] = set()
         self.in_flight: list[tuple[Consumer, int]] = []
+        self.orphans: set[str] = set()
         self._load()
 
     def _load(self) -> None:
@@ -132,6 +133,8 @@ class Courier:
         position = min(consumer.cursor, book.committed)
         session = Session(action.session, owner, action.stream, consumer, position, action.quality)
         session.paced = action.paced
+        # One read a name: what a session of that name asked for before must not be taken for this one's.
+        session.reading = action.session in self.orphans
         if action.consumer:
             session.wait_for(consumer.cursor, consumer.durable)
         consumer.sessions.append(session)
@@ -148,6 +151,8 @@ class Courier:
         session = self.sessions.pop(name, None)
         if session is None:
             return None
+        if session.asked >= 0:
+            self.orphans.add(name)
         consumer = session.consumer
         consumer.sessions.remove(session)
         consumer.seen = moment.wall
@@ -320,7 +325,7 @@ class Courier:
         if ordinal >= book.committed_ordinal:
             return book.committed, False
         low, high = book.first - 1, book.committed  # invariant: every record at or below `low` has ordinal <= wanted (or is gone)
-        trimmed = ordinal < self._ordinal_at(book, book.first - 1)
+        trimmed = max(ordinal, 0) < self._ordinal_at(book, book.first - 1)
         while low < high - 1:
             middle = (low + high) // 2
             record = self._record(book, middle)
@@ -380,33 +385,42 @@ class Courier:
 
     def rows(self, name: str, runs: Sequence[Run]) -> None:
         """The journal's answer to a read."""
-        session = self.sessions.get(name)
+        session, current = self._answered(name)
         if session is None:
             return
-        session.reading = False
-        book = self.book(session.stream)
-        # A Seek may have moved the position while the read was under way: then it is read again from there.
-        if session.asked == session.position:
-            if runs:
-                self._hand(session, runs, session.room(self.window)[1])
-            else:
-                self.ports.log("error", "journal: records are missing below the head", stream=session.stream, after=session.position)
-                self._skip(session, book.committed, book.committed_ordinal, "journal_lost")
+        if current and runs:
+            self._hand(session, runs, session.room(self.window)[1])
+        elif current:
+            book = self.book(session.stream)
+            self.ports.log("error", "journal: records are missing below the head", stream=session.stream, after=session.position)
+            self._skip(session, book.committed, book.committed_ordinal, "journal_lost")
         self.pump(session)
 
     def unreadable(self, name: str, last: int) -> None:
         """The journal cannot read what comes next: damaged up to offset `last` (a gap for this reader), or (0) for the moment."""
-        session = self.sessions.get(name)
+        session, current = self._answered(name)
         if session is None:
             return
-        moved = session.asked != session.position
-        if last <= session.position and not moved:
+        if current and last <= session.position:
+            session.reading = True
             self.ports.start_timer(("reread", name), REREAD_S)
             return
-        session.reading = False
-        if not moved:
+        if current:
             self._skip(session, last, 0, "journal_lost")
         self.pump(session)
+
+    def _answered(self, name: str) -> tuple[Session | None, bool]:
+        """The session whose read was answered, and whether it still wants just that: a Seek may have moved it, or the read was one of
+        an earlier session of that name; then it is read again."""
+        orphan = name in self.orphans
+        self.orphans.discard(name)
+        session = self.sessions.get(name)
+        if session is None:
+            return None, False
+        current = not orphan and session.asked == session.position
+        session.reading = False
+        session.asked = -1
+        return session, current
 
     def _skip(self, session: Session, last: int, ordinal: int, reason: str) -> None:
         """Hand over a gap in the place of what is not there, up to offset `last`."""

@@ -21,8 +21,8 @@ WEAK_LAG = 64
 
 class Session:
     """One session. `position`: last offset handed over, without a break since `start`; `received`: highest offset with evidence;
-    `asked`: where the read under way begins; `fence`: the consumer's cursor when it attached; `seeks`: open Seek marks; `cramped`:
-    the next record does not fit into what is left of the window."""
+    `asked`: where the read under way begins, -1 if none is; `fence`: the consumer's cursor when it attached; `seeks`: open Seek
+    marks; `cramped`: the next record does not fit into what is left of the window."""
 
     __slots__ = (
         "asked",
@@ -54,7 +54,8 @@ class Session:
         self.position = self.start = position
         self.quality: Quality = quality
         self.paced = False
-        self.asked = self.fence = 0
+        self.asked = -1
+        self.fence = 0
         self.cramped = False
         self.received = 0
         self.ponged = 0

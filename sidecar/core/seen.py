@@ -35,8 +35,8 @@ class SeenIndex:
         self._tags = array("I", bytes(4 * size))
         self._prev = array("I", bytes(4 * size))
         self._heads = array("Q", bytes(8 * size))
-        # The number at which the ring must grow; none once it is as large as it may get.
-        self._room = self.first + size - 1 if size < self._limit else 1 << 63
+        # The number behind which the ring must grow, while it still holds every key; none once it is as large as it may get.
+        self._room = self.first + size - 2 if size < self._limit else 1 << 63
 
     @property
     def size(self) -> int:

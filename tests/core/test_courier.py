@@ -672,6 +672,19 @@ def test_a_late_answer_to_a_session_that_is_gone_is_nothing() -> None:
     assert made.handed("s") == []
 
 
+def test_a_session_of_the_same_name_does_not_take_the_answer_to_another_one() -> None:
+    made = world(20, window=4)
+    made.attach("s", "first", after=15)
+    made.attach("s", "second")
+    made.run()
+    assert made.names("s") == names(4)
+    made.do(act.Detach("s"))
+    made.attach("s", "second")
+    made.attach("s", "second")
+    made.run()
+    assert made.names("s")[4:] == names(4)
+
+
 # --- consumers that come and go ------
 
 

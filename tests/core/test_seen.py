@@ -104,3 +104,11 @@ def test_keys_with_equal_tags_are_told_apart_by_the_full_key(keys: list[bytes]) 
 
 def test_tags_are_32_bits() -> None:
     assert all(0 <= tag_of(bytes([n])) <= 0xFFFFFFFF for n in range(100))
+
+
+def test_no_key_is_forgotten_while_the_ring_grows() -> None:
+    index = SeenIndex(1000)
+    for count in range(1, 1001):
+        assert index.add_if_new(count) == 0
+        for tag in {1, min(2, count), max(1, count - 1), count}:
+            assert index.add_if_new(tag) == tag, f"{count} keys known"
