@@ -97,7 +97,7 @@ class Merger:
     def _settle_doubt(self, lacking: bool) -> None:
         """Without an acknowledged, proven replay the next open asks again for what is missing."""
         recovery, progress = self.recovery, self.progress
-        if recovery.top is None or (recovery.searched and lacking):
+        if recovery.top is None or (recovery.searched and (lacking or not recovery.proven)):
             progress.doubt = min(progress.doubt or recovery.since, recovery.since)
         elif recovery.settled:
             progress.doubt, progress.doubtful = 0, []
@@ -253,7 +253,8 @@ class Merger:
 
     def _admit_row(self, frame: Frame) -> None:
         strange = not frame.key and frame.payload in self.recovery.strange
-        self._admit(frame, REPLAYED | (LATE if self.recovery.is_late(frame) else 0), strange_key(frame.payload) if strange else b"")
+        late = self.recovery.is_late(frame) or (self.recovery.mending and 0 < about_message(frame) <= self.recovery.started_at)
+        self._admit(frame, REPLAYED | (LATE if late else 0), strange_key(frame.payload) if strange else b"")
 
     def _admit(self, frame: Frame, flags: int, key: bytes = b"") -> None:
         self.ops.append(Admit(self.stream, frame.payload, frame.key or key, "", flags))

@@ -134,6 +134,7 @@ class Recovery:
         self.released = False
         self.searched = False
         self.settled = False
+        self.hollow = False
         self.unsure = False
         self.untold = False
         self.database = False
@@ -246,8 +247,8 @@ class Recovery:
                 page = floor + 1000
             return Ask(-1, page)
         # Below the counter the ring has at least the newest event.
-        hollow = exchange.ask.seq < ack.current and (ack.replayed == 0 or ack.current < exchange.lowest)
-        if self.unsure or page is not None or hollow or exchange.received < ack.replayed or not ack.gap:
+        self.hollow = exchange.ask.seq < ack.current and (ack.replayed == 0 or ack.current < exchange.lowest)
+        if self.unsure or page is not None or self.hollow or exchange.received < ack.replayed or not ack.gap:
             return self._search("the replay did not prove that it was whole")
         self.settled = True
         return Merge()
@@ -259,9 +260,9 @@ class Recovery:
         return self._search("no acknowledgement of the resync")
 
     def searched_all(self) -> Step:
-        """REST was read. If nothing was ever acknowledged and events are known to be missing, one more resync may still have them."""
+        """REST was read. If events are known to be missing and the server did not really answer, one more resync may still have them."""
         lacking = self.missing()
-        if self.top is None and lacking and not self.retried and self.cause != "hole" and self.lacks() > 0:
+        if (self.top is None or self.hollow) and lacking and not self.retried and self.cause != "hole" and self.lacks() > 0:
             self.retried = True
             return Ask(lacking[0][0] - 1, self.since)
         return Merge()
