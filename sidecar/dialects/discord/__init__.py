@@ -1,0 +1,1 @@
+"""The Discord dialect (wire page: discord)."""
