@@ -373,6 +373,9 @@ class Courier:
                 if session.consumer in self.dirty:
                     self.flush(True)
                 return
+            if session.quality == "buffered":
+                # A weak pong is credited when the records behind it were ponged too: several barriers a window keep it moving.
+                count = min(count, max(1, self.window // 8))
             tail = self.tails.get(session.stream)
             # What retention dropped is a gap to every reader, also where the tail still has it: status, seeks and readers agree.
             runs = tail.after(session.position, count) if tail and session.position >= book.first - 1 else None

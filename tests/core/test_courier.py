@@ -318,6 +318,18 @@ def test_weak_pongs_are_credited_64_records_late_while_busy() -> None:
         assert made.cursor() == max(0, i - 64)
 
 
+def test_weak_pongs_keep_a_backlog_moving_without_a_pause() -> None:
+    made = world(1000, window=256)
+    made.attach("s", quality="buffered")
+    made.run()
+    before = -1
+    while (handed := len(made.names("s"))) > before:
+        before = handed
+        made.receipt("s", handed)
+        made.run()
+    assert handed == 1000, "each window waits for a second of quiet"
+
+
 def test_a_downgrade_is_counted_logged_and_shown() -> None:
     made = world(5, window=4)
     made.attach("s")

@@ -69,7 +69,7 @@ def drain(socket: Socket) -> list[dict[str, Any]]:
 
 
 def iso(second: float) -> str:
-    from datetime import UTC, datetime  # noqa: PLC0415
+    from datetime import UTC, datetime
 
     return datetime.fromtimestamp(second, UTC).isoformat().replace("+00:00", "Z")
 

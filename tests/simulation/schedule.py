@@ -13,7 +13,9 @@ STORED = ("m",)
 class Schedule:
     """A workload and a list of faults for one simulation. `published`: identities in the order of publication."""
 
-    def __init__(self, sim: Sim, *, events: int = 120, faults: int = 8, upstream: bool = True, local: bool = True, disk: bool = True) -> None:
+    def __init__(
+        self, sim: Sim, *, events: int = 120, faults: int = 8, upstream: bool = True, local: bool = True, disk: bool = True
+    ) -> None:
         self.sim = sim
         self.published: list[str] = []
         self.roots: list[Any] = []
@@ -22,7 +24,18 @@ class Schedule:
         self.jumped = False
         kinds: list[Any] = [self.publish]
         if upstream:
-            kinds += [self.cut, self.away, self.restart, self.swallow, self.broken, self.hollow, self.lose, self.busy, self.flood, self.deaf]
+            kinds += [
+                self.cut,
+                self.away,
+                self.restart,
+                self.swallow,
+                self.broken,
+                self.hollow,
+                self.lose,
+                self.busy,
+                self.flood,
+                self.deaf,
+            ]
         if local:
             kinds += [self.agent_cut, self.agent_crash, self.agent_freeze, self.kill, self.stop, self.kill_soon]
         if disk:
@@ -148,7 +161,7 @@ class Schedule:
 
     def stop(self) -> None:
         if not self.sim.ports.dead:
-            if any(a.frozen or a.client is None for a in self.sim.agents):
+            if any(a.frozen or a.client is None for a in self.sim.agents) or self.sim.disk_full == "hard":
                 for agent in self.sim.agents:
                     self._may_repeat(agent)
             self.sim.stop(self.sim.random.uniform(0.05, 2.0))
