@@ -6,6 +6,7 @@ small models of the SDKs, the journal is the model store or the real one. Everyt
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import json
 import random
@@ -21,6 +22,8 @@ from sidecar.demo.world import World
 from sidecar.dialects.relaycast.downstream import DownstreamHalf
 from sidecar.dialects.relaycast.settings import RelaycastSettings
 from sidecar.dialects.relaycast.upstream import UpstreamHalf
+from sidecar.downstream.native import NativeHalf
+from sidecar.errors import JournalFull
 
 START = 1_790_000_000.0
 
@@ -118,7 +121,8 @@ class SimPorts:
                 if self.sim.disk_full and (batch.admits or self.sim.disk_full == "hard"):
                     raise OSError("disk full")
                 self.sim.store.apply(batch)
-            except OSError as caught:
+                self.sim.note(batch)
+            except (OSError, JournalFull) as caught:
                 error = caught
             # Between the commit and the process hearing of it there is room for a crash.
             self._later(self._lag(0.0, 0.005), lambda: self.engine.written(error))
@@ -240,7 +244,7 @@ class SimPorts:
 
 class Client:
     """One socket of a local agent: frames and pings arrive in order with some lag; a pong goes back once everything before it was
-    handled. `frozen`: the process is stopped (SIGSTOP): nothing is read, nothing answered."""
+    handled, or as `Agent.pongs` says. `frozen`: the process is stopped (SIGSTOP): nothing is read, nothing answered."""
 
     def __init__(self, agent: Agent, name: str) -> None:
         self.agent = agent
@@ -262,7 +266,12 @@ class Client:
                 for frame in frames:
                     self._put(("frame", bytes(frame)))
             case act.PingConn(payload=payload):
-                self._put(("ping", payload))
+                if self.agent.pongs == "early":
+                    self.send(ev.ConnPong(self.name, payload))
+                else:
+                    self._put(("ping", payload))
+            case act.AwaitDrain(token=token):
+                self.send(ev.ConnDrained(self.name, token))
             case act.CloseConn(code=code):
                 self._put(("close", code))
             case act.Refuse(status=status):
@@ -289,7 +298,8 @@ class Client:
             elif kind == "frame":
                 self.agent.handle(what)
             elif kind == "ping":
-                self.send(ev.ConnPong(self.name, what))
+                if self.agent.pongs in ("right", "wrong"):
+                    self.send(ev.ConnPong(self.name, what if self.agent.pongs == "right" else b"nonsense"))
             else:
                 self.drop(told=kind == "refused")
                 self.agent.again()
@@ -302,7 +312,7 @@ class Client:
     def send(self, event: ev.Input) -> None:
         ports = self.ports
         if not ports.dead and not self.over:
-            ports._later(0.002, lambda: None if self.over else ports.engine.feed("down:dialect", event))
+            ports._later(0.002, lambda: None if self.over else ports.engine.feed(self.agent.door, event))
 
     def drop(self, told: bool = False) -> None:
         """The connection ends from the client's side or under it."""
@@ -312,16 +322,21 @@ class Client:
         ports = self.ports
         ports.conns.pop(self.name, None)
         if not ports.dead and not told:
-            ports._later(0.001, lambda: ports.engine.feed("down:dialect", ev.ConnClosed(self.name, None)))
+            ports._later(0.001, lambda: ports.engine.feed(self.agent.door, ev.ConnClosed(self.name, None)))
 
 
 class Agent:
-    """An agent program. `resyncs`: it is of the kind that sends resync after a reconnect (SDK 3.1 to 4.x)."""
+    """An agent program. `resyncs`: it is of the kind that sends resync after a reconnect (SDK 3.1 to 4.x). `pongs`: `right`: once what
+    came before is handled; `early`: from the library's parser, ahead of the handler; `wrong`: another payload; `none`: never."""
 
-    def __init__(self, sim: Sim, who: Any, resyncs: bool) -> None:
+    door = "down:dialect"
+
+    def __init__(self, sim: Sim, who: Any, resyncs: bool, pongs: str = "right") -> None:
         self.sim = sim
         self.who = who
         self.resyncs = resyncs
+        self.pongs = pongs
+        self.crashes = 0
         self.handled: list[str] = []
         self.seqs: list[int] = []
         self.last_seq: int | None = None
@@ -333,15 +348,20 @@ class Agent:
     def connect(self) -> None:
         if self.client is not None or self.down:
             return
-        if self.sim.ports.dead:
+        if self.sim.ports.dead or self.frozen:
             self.again()
             return
         name = self.sim.name()
         self.client = client = Client(self, name)
         self.sim.ports.conns[name] = client
+        head = self.head()
+        self.sim.ports._later(0.001, lambda: self.sim.ports.engine.feed(self.door, ev.ConnOpened(name, head)))
+
+    def head(self) -> ev.Head:
+        """Its upgrade request."""
         origin = "&origin_client=@relaycast/sdk&origin_version=4.2.0" if self.resyncs else ""
-        head = ev.Head("GET", f"/v1/ws?token={self.who.token}{origin}", [])
-        self.sim.ports._later(0.001, lambda: self.sim.ports.engine.feed("down:dialect", ev.ConnOpened(name, head)))
+        stack = "Python/3.11 websockets/14.2" if self.pongs == "early" else "node"
+        return ev.Head("GET", f"/v1/ws?token={self.who.token}{origin}", [("User-Agent", stack)])
 
     def opened(self, client: Client) -> None:
         if self.resyncs and self.last_seq is not None:
@@ -375,6 +395,7 @@ class Agent:
             self.client.drop()
         self.client = None
         self.last_seq = None
+        self.crashes += 1
         self.frozen = False
         self.down = True
 
@@ -407,6 +428,7 @@ class Sim:
         self.restarts = 0
         self.kills = 0
         self.totals: dict[str, int] = {}
+        self.log: dict[int, list[Any]] = {}
         self.ports = SimPorts(self)
         self.boot()
 
@@ -423,10 +445,10 @@ class Sim:
             self.store,
             self.ports,  # type: ignore[arg-type]
             upstream=lambda account, view: UpstreamHalf(account, settings, view),
-            downstream={"dialect": lambda view: DownstreamHalf(settings, view)},
+            downstream={"dialect": lambda view: DownstreamHalf(settings, view), "native": NativeHalf},
             window=self.window,
             capacity=100_000,
-            keyed_hash=lambda secret: f"{hash(secret) & 0xFFFFFFFFFFFF:012x}",
+            keyed_hash=lambda secret: hashlib.blake2b(secret.encode(), digest_size=8).hexdigest(),
             strict=True,
         )
         self.engine.start(self.held)
@@ -490,11 +512,14 @@ class Sim:
         assert self.clock.now <= end + 1e-6
 
     def records(self, name: str) -> list[Any]:
-        """The journal's records of an agent's stream."""
+        """All records that were ever journaled for an agent's stream, also those that retention dropped since."""
         book = self.engine.admission.books.get(name)
-        if book is None:
-            return []
-        return [record for run in self.store.read(book.sid, 0, 1_000_000, 1 << 40) for record in run.records()]
+        return self.log.get(book.sid, []) if book else []
+
+    def note(self, batch: Batch) -> None:
+        """A batch is on disk."""
+        for sid, run in batch.runs:
+            self.log.setdefault(sid, []).extend(run.records())
 
 
 def identity(frame: dict[str, Any]) -> str:
