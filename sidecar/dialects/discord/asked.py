@@ -1,0 +1,65 @@
+"""What an agent's frames ask for, or the close code that they earn (discord R12, R22, section 1.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from sidecar.core.events import Binary
+from sidecar.dialects.discord.identity import bare
+
+MAX_FRAME = 4096
+
+BAD_OPCODE, BAD_FRAME, BAD_SHARD, BAD_INTENTS = 4001, 4002, 4010, 4013
+
+BEAT, IDENTIFY, PRESENCE, RESUME = 1, 2, 3, 6
+_SERVERS = (0, 7, 9, 10, 11)
+"""Opcodes that only a server sends."""
+
+
+class Asked(msgspec.Struct):
+    """A frame from an agent."""
+
+    op: int
+    d: Any = None
+
+
+class Identify(msgspec.Struct, frozen=True):
+    """What an IDENTIFY says; `shard` None: it names none, which means [0, 1]."""
+
+    token: str
+    intents: int
+    shard: Sequence[int] | None
+    presence: Any
+
+
+_decode = msgspec.json.Decoder(Asked).decode
+
+
+def read(data: bytes) -> Asked | int:
+    """The frame, or a close code."""
+    if isinstance(data, Binary) or len(data) > MAX_FRAME:
+        return BAD_FRAME
+    try:
+        got = _decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return BAD_FRAME
+    return BAD_OPCODE if got.op in _SERVERS else got
+
+
+def identify(d: Any) -> Identify | int:
+    """IDENTIFY's `d`, or a close code."""
+    if not isinstance(d, dict) or not isinstance(d.get("token"), str):
+        return BAD_FRAME
+    shard, intents = d.get("shard"), d.get("intents")
+    if not isinstance(intents, int) or isinstance(intents, bool) or intents < 0:
+        return BAD_INTENTS
+    if shard is not None and not (isinstance(shard, list) and len(shard) == 2 and all(map(_is_number, shard)) and 0 <= shard[0] < shard[1]):
+        return BAD_SHARD
+    return Identify(bare(d["token"]), intents, shard, d.get("presence"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

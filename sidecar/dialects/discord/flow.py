@@ -1,0 +1,104 @@
+"""How events flow on one socket and what proves that they were taken (discord R15, R17, R18).
+
+A ping behind each 64 frames and behind the last is the barrier that keeps the window moving; a heartbeat's `d` says the same. Only
+when neither has come a second after the last event, the agent is asked for a heartbeat (op 1): more would starve it.
+"""
+
+from __future__ import annotations
+
+from sidecar.core import actions as act
+from sidecar.core import events as ev
+from sidecar.dialects.discord.conn import LIVE, Conn
+from sidecar.dialects.discord.encoder import frame
+
+ACK = frame(11)
+BEAT_NOW = frame(1)
+
+PART = 64
+"""Frames between two pings."""
+REST_S = 1.0
+ASK_AGAIN_S = 3.0
+"""Between two op 1: twenty a minute."""
+
+
+def hand_over(conn: Conn, event: ev.RecordsReady, now: float) -> list[act.Action]:
+    """Records as frames, numbered, with their barriers; gaps and what the agent did not ask for are passed over."""
+    session, encoder = conn.session, conn.encoder
+    if session is None or encoder is None:
+        return []
+    actions: list[act.Action] = []
+    frames: list[bytes] = []
+    behind = conn.handed
+    for run in event.runs:
+        if run.is_gap:
+            continue
+        for offset, payload in enumerate(run.payloads, run.offset):
+            s = session.seq(offset)
+            sent = encoder.encode(payload, s)
+            if sent is None:
+                continue
+            frames.append(sent)
+            conn.last_s = s
+            if len(frames) == PART:
+                actions += [conn.send(frames), _barrier(conn, offset)]
+                frames, behind = [], offset
+    conn.handed = event.barrier
+    if frames:
+        actions.append(conn.send(frames))
+    if behind != event.barrier:
+        actions.append(_barrier(conn, event.barrier))
+    conn.sent_at = now
+    if not conn.resting:
+        conn.resting = True
+        actions.append(act.StartTimer("rest:" + conn.name, REST_S))
+    return actions
+
+
+def _barrier(conn: Conn, offset: int) -> act.Action:
+    return act.PingConn(conn.name, conn.barrier.payload(offset))
+
+
+def pong(conn: Conn, payload: bytes) -> list[act.Action]:
+    """A pong: what stands before its ping was taken."""
+    offset = conn.barrier.pong(payload)
+    if offset is None or offset <= conn.taken:
+        return []
+    conn.taken = offset
+    return [act.Receipt(conn.name, offset)]
+
+
+def beat(conn: Conn, d: object) -> list[act.Action]:
+    """A heartbeat: acknowledged whatever else goes on (R11); its `d` is a receipt for what was sent on this socket."""
+    conn.asked = False
+    actions: list[act.Action] = [conn.send([ACK])]
+    offset = _proven(conn, d)
+    if offset > conn.taken:
+        conn.taken = offset
+        # What a weak stack's pong does not prove, the number that its application counted does.
+        actions.append(act.ClientCursor(conn.name, offset) if conn.weak else act.Receipt(conn.name, offset))
+    return actions
+
+
+def _proven(conn: Conn, seq: object) -> int:
+    """The offset that an `s` stated on this socket proves, 0 if none."""
+    if conn.state != LIVE or conn.session is None or not isinstance(seq, int) or isinstance(seq, bool) or seq > conn.last_s:
+        return 0
+    # Behind the last one that was sent stand only events which this agent does not see.
+    return conn.handed if seq == conn.last_s else conn.session.offset(seq) or 0
+
+
+def rest(conn: Conn, now: float) -> list[act.Action]:
+    """The socket's rest timer: ask for what is still without a receipt, one question at a time."""
+    timer = "rest:" + conn.name
+    if conn.taken >= conn.handed:
+        conn.resting = False
+        return []
+    wait = max(conn.sent_at + REST_S, conn.asked_at + ASK_AGAIN_S) - now
+    if wait > 0:
+        return [act.StartTimer(timer, wait)]
+    again = act.StartTimer(timer, ASK_AGAIN_S)
+    if conn.asked:
+        # It has not answered the last one: they would all wait for it when it wakes up.
+        return [again]
+    conn.asked, conn.asked_at = True, now
+    return [conn.send([BEAT_NOW]), again]

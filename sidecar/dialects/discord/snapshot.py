@@ -1,0 +1,42 @@
+"""What a fresh IDENTIFY is answered with (discord R5, R13): READY as the upstream's last one, with our own session, then the guilds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from sidecar.dialects.discord.encoder import Encoder
+from sidecar.dialects.discord.intents import GUILDS
+
+_Fields = dict[str, msgspec.Raw]
+_decode = msgspec.json.Decoder(_Fields).decode
+_encode = msgspec.json.encode
+
+_NO = msgspec.Raw(b"false")
+
+
+def snapshot(
+    ready: bytes, guilds: Sequence[bytes], *, session_id: str, url: str, shard: Sequence[int] | None, encoder: Encoder
+) -> list[bytes]:
+    """READY and one GUILD_CREATE a guild, numbered 1, 2, … `ready`, `guilds`: the `d` of each as the upstream said it; `url`: our own
+    gateway; `shard`: as the agent named it, None if it did not.
+
+    Raises msgspec.DecodeError if what the upstream said is no JSON object."""
+    known = [fields for fields in map(_decode, guilds) if "id" in fields]
+    there = [{"id": fields["id"], "unavailable": True} for fields in known]
+    own = _decode(ready)
+    own.pop("shard", None)
+    own |= {"session_id": _raw(session_id), "resume_gateway_url": _raw(url), "guilds": _raw(there)}
+    if shard is not None:
+        own["shard"] = _raw(shard)
+    frames = [encoder.dispatch("READY", 1, _encode(own))]
+    if encoder.allowance.has(GUILDS):
+        for s, fields in enumerate(known, 2):
+            d = encoder.allowance.guild(fields | {"unavailable": _NO})
+            frames.append(encoder.dispatch("GUILD_CREATE", s, _encode(d)))
+    return frames
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(_encode(value))
