@@ -101,10 +101,53 @@ class Accounts:
         if account is not None and account.half is None and account.credentials:
             start(account)
 
-    def open_link(self, account: Account, action: act.OpenLink) -> None:
+    # --- what a half orders: noted with its account, so that stopping the half stops it too. A downstream half has no account. ---------
+
+    def open_link(self, owner: str, account: Account | None, action: act.OpenLink) -> None:
         """Dial under a new generation; a link of that name still open is aborted."""
+        if account is None:
+            return
         if action.link in account.links:
-            self.ports.close_link(account.owner, action.link, None)
+            self.ports.close_link(owner, action.link, None)
         self._generation += 1
         account.links[action.link] = self._generation
-        self.ports.open_link(account.owner, self._generation, action)
+        self.ports.open_link(owner, self._generation, action)
+
+    def send_link(self, owner: str, account: Account | None, action: act.SendFrames) -> None:
+        """Send on a link that is the half's."""
+        if account and action.link in account.links:
+            self.ports.send_link(owner, action.link, action.frames)
+
+    def ping_link(self, owner: str, account: Account | None, action: act.PingLink) -> None:
+        """Ping a link that is the half's."""
+        if account and action.link in account.links:
+            self.ports.ping_link(owner, action.link, action.payload)
+
+    def close_link(self, owner: str, account: Account | None, action: act.CloseLink) -> None:
+        """Close a link that is the half's; no input of it follows."""
+        if account and account.links.pop(action.link, None) is not None:
+            self.ports.close_link(owner, action.link, action.code)
+
+    def start_timer(self, owner: str, account: Account | None, action: act.StartTimer) -> None:
+        """(Re)start a half's timer."""
+        if account:
+            account.timers.add(action.timer)
+        self.ports.start_timer((owner, action.timer), action.seconds)
+
+    def cancel_timer(self, owner: str, account: Account | None, action: act.CancelTimer) -> None:
+        """Stop a half's timer."""
+        if account:
+            account.timers.discard(action.timer)
+        self.ports.cancel_timer((owner, action.timer))
+
+    def request(self, owner: str, account: Account | None, action: act.Request) -> None:
+        """Begin a half's own request."""
+        if account:
+            account.requests.add(action.request)
+        self.ports.request(owner, action)
+
+    def cancel_request(self, owner: str, account: Account | None, action: act.CancelRequest) -> None:
+        """Forget a half's own request."""
+        if account:
+            account.requests.discard(action.request)
+        self.ports.cancel_request(owner, action.request)

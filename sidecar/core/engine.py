@@ -28,15 +28,16 @@ from sidecar.core.accounts import Account, Accounts
 from sidecar.core.admission import Admission
 from sidecar.core.courier import RECEIPT_S, Courier
 from sidecar.core.delivery import Consumer
+from sidecar.core.gaps import GapBook
 from sidecar.core.layout import Batch, Table
 from sidecar.core.ports import JournalView, Ports
 from sidecar.core.record import Gap, Run
-from sidecar.dialects.base import Half, StreamFacts, View
+from sidecar.core.view import EngineView
+from sidecar.dialects.base import Half, View
 
 PENDING_BYTES = 8 << 20
 RETRY_S = 1.0
 PRUNE_S = 5.0
-LAST_GAPS = 20
 
 
 class Flight(msgspec.Struct):
@@ -47,37 +48,6 @@ class Flight(msgspec.Struct):
     gaps: list[act.RecordGap] = []
     down: list[tuple[str, act.Commit]] = []
     probe: bool = False
-
-
-class GapRow(msgspec.Struct):
-    """A stream's gaps so far, kept by the engine: how many, and the last few as shown on the status page."""
-
-    count: int = 0
-    last: list[dict[str, Any]] = []
-
-
-class EngineView:
-    """The halves' synchronous view (dialects.base.View) of the engine's admission and consumers."""
-
-    def __init__(self, engine: Engine, keyed_hash: Callable[[str], str]) -> None:
-        self._engine = engine
-        self.keyed_hash = keyed_hash
-
-    def seen(self, stream: str, domain: str, key: bytes | int) -> bool:
-        return self._engine.admission.knows(stream, domain, key)
-
-    def facts(self, stream: str) -> StreamFacts | None:
-        book = self._engine.admission.books.get(stream)
-        if book is None:
-            return None
-        return StreamFacts(book.committed, book.committed_ordinal, book.first, book.base, self._engine.journal.epoch)
-
-    def cursor(self, stream: str, consumer: str) -> int | None:
-        found = self._engine.courier.consumers.get((stream, consumer))
-        return found.cursor if found else None
-
-    def streams(self) -> Sequence[str]:
-        return list(self._engine.admission.books)
 
 
 class Engine:
@@ -111,7 +81,7 @@ class Engine:
         self.accounts = Accounts(lambda name: upstream(name, view), ports)
         self.halves: dict[str, Half] = {key: make(view) for key, make in downstream.items()}
         self.said: dict[str, Any] = {}
-        self.gaps: dict[str, GapRow] = {}
+        self.gaps = GapBook()
         self.paused = ""
         self.draining = False
         self.started = False
@@ -125,13 +95,7 @@ class Engine:
         self._flush_due = False
         self._receipts_due = False
         self._slow = False
-        self._load_gaps()
-
-    def _load_gaps(self) -> None:
-        self.gaps.clear()
-        for name in self.admission.books:
-            if row := self.journal.get(Table.STATE, layout.state_key("gaps", name)):
-                self.gaps[name] = msgspec.json.decode(row, type=GapRow)
+        self.gaps.load(journal, self.admission.books)
 
     # --- inputs --------------------------------------------------------------------------------------------------------------------
 
@@ -223,7 +187,7 @@ class Engine:
             elif not self.paused:
                 self.admission.committed(flight.fresh)
                 for gap in flight.gaps:
-                    self._tell_gap(gap)
+                    self.gaps.tell(gap, self.ports)
                 self.courier.committed(flight.fresh)
             for owner, ticket, offsets in flight.tickets:
                 if owner.startswith("down:"):
@@ -328,7 +292,7 @@ class Engine:
         for op in action.ops:
             if type(op) is act.RecordGap:
                 self._gap_ops.append(op)
-                self._note_gap(op)
+                self.gaps.note(op, self.ports.now().wall, self._open)
         if action.ticket:
             self._tickets.append((owner, action.ticket, offsets))
         if self._open.bytes > PENDING_BYTES and not self._slow:
@@ -413,7 +377,7 @@ class Engine:
                 # Its consumers' cursors may be on disk already.
                 account = self.accounts.of_stream(name)
                 self.admission.adopt(book, account.name if account else "", self._open)
-        self._load_gaps()
+        self.gaps.load(self.journal, self.admission.books)
         # A write reported as failed may have reached the disk all the same.
         self.courier.tails.clear()
         self._open.delete(Table.STATE, layout.state_key("engine", "clean"))
@@ -428,30 +392,6 @@ class Engine:
                 self._start_account(known)
         for session in list(self.courier.sessions.values()):
             self.courier.pump(session)
-
-    # --- gaps ----------------------------------------------------------------------------------------------------------------------
-
-    def _note_gap(self, op: act.RecordGap) -> None:
-        row = self.gaps.setdefault(op.stream, GapRow())
-        row.count += 1
-        shown = msgspec.to_builtins(op.gap) | {"wall": round(self.ports.now().wall, 3)}
-        row.last = [*row.last, shown][-LAST_GAPS:]
-        self._open.put(Table.STATE, layout.state_key("gaps", op.stream), msgspec.json.encode(row))
-
-    def _tell_gap(self, op: act.RecordGap) -> None:
-        gap = op.gap
-        self.ports.count("gaps", stream=op.stream, reason=gap.reason)
-        self.ports.log(
-            "warning",
-            "gap: events are missing and nothing upstream can still give them",
-            stream=op.stream,
-            domain=op.domain or None,
-            reason=gap.reason,
-            unit=gap.unit,
-            first=gap.from_,
-            last=gap.to,
-            missing=gap.count,
-        )
 
     # --- streams and accounts --------------------------------------------------------------------------------------------------------
 
@@ -563,42 +503,6 @@ class Engine:
         else:
             self.ports.log(action.level, action.text)
 
-    def _timer_start(self, owner: str, account: Account | None, action: act.StartTimer) -> None:
-        if account:
-            account.timers.add(action.timer)
-        self.ports.start_timer((owner, action.timer), action.seconds)
-
-    def _timer_cancel(self, owner: str, account: Account | None, action: act.CancelTimer) -> None:
-        if account:
-            account.timers.discard(action.timer)
-        self.ports.cancel_timer((owner, action.timer))
-
-    def _link_open(self, owner: str, account: Account | None, action: act.OpenLink) -> None:
-        if account:
-            self.accounts.open_link(account, action)
-
-    def _link_send(self, owner: str, account: Account | None, action: act.SendFrames) -> None:
-        if account and action.link in account.links:
-            self.ports.send_link(owner, action.link, action.frames)
-
-    def _link_ping(self, owner: str, account: Account | None, action: act.PingLink) -> None:
-        if account and action.link in account.links:
-            self.ports.ping_link(owner, action.link, action.payload)
-
-    def _link_close(self, owner: str, account: Account | None, action: act.CloseLink) -> None:
-        if account and account.links.pop(action.link, None) is not None:
-            self.ports.close_link(owner, action.link, action.code)
-
-    def _request(self, owner: str, account: Account | None, action: act.Request) -> None:
-        if account:
-            account.requests.add(action.request)
-        self.ports.request(owner, action)
-
-    def _request_cancel(self, owner: str, account: Account | None, action: act.CancelRequest) -> None:
-        if account:
-            account.requests.discard(action.request)
-        self.ports.cancel_request(owner, action.request)
-
     _ACTIONS: dict[type, Callable[[Engine, str, Account | None, Any], None]] = {
         act.Commit: _commit,
         act.Own: _own,
@@ -614,14 +518,14 @@ class Engine:
         act.Fatal: _fatal,
         act.Log: _log,
         act.Count: lambda self, o, a, x: self.ports.count(x.name, x.by),
-        act.StartTimer: _timer_start,
-        act.CancelTimer: _timer_cancel,
-        act.OpenLink: _link_open,
-        act.SendFrames: _link_send,
-        act.PingLink: _link_ping,
-        act.CloseLink: _link_close,
-        act.Request: _request,
-        act.CancelRequest: _request_cancel,
+        act.StartTimer: lambda self, o, a, x: self.accounts.start_timer(o, a, x),
+        act.CancelTimer: lambda self, o, a, x: self.accounts.cancel_timer(o, a, x),
+        act.OpenLink: lambda self, o, a, x: self.accounts.open_link(o, a, x),
+        act.SendFrames: lambda self, o, a, x: self.accounts.send_link(o, a, x),
+        act.PingLink: lambda self, o, a, x: self.accounts.ping_link(o, a, x),
+        act.CloseLink: lambda self, o, a, x: self.accounts.close_link(o, a, x),
+        act.Request: lambda self, o, a, x: self.accounts.request(o, a, x),
+        act.CancelRequest: lambda self, o, a, x: self.accounts.cancel_request(o, a, x),
     } | {
         kind: lambda self, o, a, x: self.ports.conn(x)
         for kind in (
