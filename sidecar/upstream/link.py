@@ -91,9 +91,13 @@ class Link:
         self._task.cancel()
 
     def _abort(self) -> None:
-        transport = self._ws.get_extra_info("socket") and getattr(self._ws._conn, "transport", None) if self._ws else None
+        if self._ws is None:
+            return
+        transport = self._ws.get_extra_info("socket") and getattr(self._ws._conn, "transport", None)
         if transport is not None:
             transport.abort()
+        # aiohttp reports a connection that nobody closed as an error in the log, whenever the collector finds it.
+        self._ws._response.close()
 
     # --- life ------------------------------------------------------------------------------------------------------------------
 
