@@ -194,6 +194,8 @@ class Courier:
             self.ports.start_timer(("quiet", name), QUIET_S)
         if credit:
             self._credited(session, credit)
+        elif session.quality == "buffered":
+            self.pump(session)
 
     def quiet(self, name: str) -> None:
         """A second without anything handed over on a session with weak pongs."""
@@ -373,9 +375,6 @@ class Courier:
                 if session.consumer in self.dirty:
                     self.flush(True)
                 return
-            if session.quality == "buffered":
-                # A weak pong is credited when the records behind it were ponged too: several barriers a window keep it moving.
-                count = min(count, max(1, self.window // 8))
             tail = self.tails.get(session.stream)
             # What retention dropped is a gap to every reader, also where the tail still has it: status, seeks and readers agree.
             runs = tail.after(session.position, count) if tail and session.position >= book.first - 1 else None

@@ -5,8 +5,8 @@ A *session* is handed records in offset order, a *barrier* behind each batch. Ev
 `window` records (and 1 MiB, but at least one) are out beyond the last receipt on disk, so that a kill -9 repeats no more.
 
 What a pong proves depends on the client's stack (engineering.md, Receipts): `handled` credits at once; `buffered` (the pong comes
-from a library's parser, ahead of the application) only when 64 further records were ponged or after a second of quiet; `written`
-means evidence is the drained socket alone; `none` so far nothing.
+from a library's parser, ahead of the application) only when what went out after its pong was ponged too, 64 records further on, or
+after a second of quiet; `written` means evidence is the drained socket alone; `none` so far nothing.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Session:
         self.ponged = 0
         self.reading = False
         self.barriers: deque[tuple[int, int, int]] = deque()
-        self.uncredited: deque[tuple[int, int]] = deque()
+        self.uncredited: deque[tuple[int, int, int]] = deque()
         self.out_records = 0
         self.out_bytes = 0
         self.seeks: deque[SeekMark] = deque()
@@ -70,6 +70,9 @@ class Session:
         """Records and bytes that may be handed over now; (0, 0): wait for receipts."""
         records = window - self.out_records
         size = WINDOW_BYTES - self.out_bytes
+        if self.quality == "buffered":
+            # Half a window in each round trip: the pongs of one half prove the other (evidence).
+            records = min(records, max(1, window // 2) - sum(n for b, n, _ in self.uncredited if b > self.ponged))
         if self.out_records and (records <= 0 or size <= 0 or self.cramped):
             return 0, 0
         return max(1, records), max(1, size)
@@ -79,7 +82,7 @@ class Session:
         self.position = barrier
         self._out(barrier, records, size)
         if self.quality == "buffered":
-            self.uncredited.append((barrier, records))
+            self.uncredited.append((barrier, records, self.ponged))
 
     def rewind(self, position: int) -> None:
         """Hand over again from after `position` (or skip ahead to it). What went out beyond it counts as not handed over: it needs
@@ -97,9 +100,9 @@ class Session:
             if (kept := records - (barrier - position)) > 0:
                 self._out(position, kept, size * kept // records)
         while self.uncredited and self.uncredited[-1][0] > position:
-            barrier, records = self.uncredited.pop()
+            barrier, records, before = self.uncredited.pop()
             if (kept := records - (barrier - position)) > 0:
-                self.uncredited.append((position, kept))
+                self.uncredited.append((position, kept, min(before, position)))
 
     def wait_for(self, cursor: int, durable: int) -> None:
         """The consumer's cursor stands at `cursor`, but only `durable` is on disk: what lies between counts for this window, too."""
@@ -140,11 +143,14 @@ class Session:
         self.ponged = offset
         if self.quality != "buffered":
             return self._credit(offset)
-        # A weak pong: credit a barrier once WEAK_LAG further records were ponged too.
-        behind = sum(n for b, n in self.uncredited if b <= offset)
+        # A weak pong: the library answers as it parses, and one read may hold hundreds of frames. It reads again only once nearly all
+        # of them were taken, so a barrier counts when one that went out after its pong was ponged too, and WEAK_LAG records behind it.
+        ponged = [(n, before) for b, n, before in self.uncredited if b <= offset]
+        behind = sum(n for n, _ in ponged)
+        proven = ponged[-1][1] if ponged else 0
         credit = 0
-        while self.uncredited and self.uncredited[0][0] <= offset:
-            barrier, records = self.uncredited[0]
+        while self.uncredited and self.uncredited[0][0] <= proven:
+            barrier, records, _ = self.uncredited[0]
             if behind - records < WEAK_LAG:
                 break
             behind -= records
