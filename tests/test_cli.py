@@ -147,6 +147,8 @@ def test_wrong_usage_is_exit_code_2(argv: list[str], capsys: pytest.CaptureFixtu
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"sidecar {__version__}\n"
+    assert cli.main(["run", "--version"]) == 0
+    assert capsys.readouterr().out == f"sidecar {__version__}\n"
     assert cli.main(["--help"]) == 0
     listed = capsys.readouterr().out
     assert all(f"\n    {name} " in listed for name in ("run", "demo", "check", "status", "journal", "consumer"))
