@@ -78,7 +78,7 @@ class Backfill:
         self.date = 0
         self._jobs: deque[tuple[str, Reader]] = deque([("/v1/agent", self._agent)])
         self._failures = 0
-        self._throttled = 0
+        self._throttled = self._untold = 0
         self._backoff = Backoff()
         self._looked_up: set[str] = set()
         self._old_roots: set[str] = set()
@@ -95,7 +95,7 @@ class Backfill:
         self.date = max(self.date, parse_http_date(header("date")) or 0)
         if status == 429:
             return self._throttle(header)
-        self._throttled = 0
+        self._throttled = self._untold = 0
         if status >= 500:
             return self.fail(random)
         if status != 200:
@@ -144,7 +144,11 @@ class Backfill:
             self.failed.extend(target for target, _ in self._jobs)
             self._jobs.clear()
             return 0.0
-        return retry_after(header, self._throttled)
+        told = retry_after(header)
+        if told is not None:
+            return told
+        self._untold += 1
+        return min(5.0 * (1 << (self._untold - 1)), 60.0)
 
     # --- readers -----------------------------------------------------------------------------------------------------
 
@@ -313,15 +317,13 @@ class Backfill:
         return not place.muted and frames.server_ms(frame.message_id) >= place.joined // 1000 * 1000
 
 
-def retry_after(header: Callable[[str], str | None], times: int) -> float:
-    """Seconds to wait after the times-th 429 in a row (R16)."""
+def retry_after(header: Callable[[str], str | None]) -> float | None:
+    """Seconds to wait as a Retry-After header tells, in seconds or as a date (by the server's own clock); None: it does not (R16)."""
     told = (header("retry-after") or "").strip()
     if told.isascii() and told.isdigit():
         return min(float(told), 3600.0)
     until, now = parse_http_date(told), parse_http_date(header("date"))
-    if until is not None and now is not None:
-        return min(max((until - now) / 1000, 0.0), 3600.0)
-    return min(5.0 * (1 << (times - 1)), 60.0)
+    return None if until is None or now is None else min(max((until - now) / 1000, 0.0), 3600.0)
 
 
 def _dicts(data: Any) -> list[dict[str, Any]]:

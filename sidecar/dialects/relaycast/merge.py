@@ -49,11 +49,16 @@ class Merger:
         if recovery.is_whole():
             return []
         numbered = {frame.key for frame in recovery.admissible()}
+        # What was made after the counter was told comes live, with its number and in its place.
+        after = (
+            frame.message_id for seq, frame in recovery.seqd.items() if frame.key and recovery.top is not None and seq > recovery.end()
+        )
+        live_from = min(after, default=END)
         found: list[tuple[int, int, int, Frame]] = []
         for key, frame in recovery.rows.items():
             number = frame.message_id
             new = key not in numbered and not self.seen(key) and not self.progress.is_older_than_birth(number)
-            if new and self.allowed(frame):
+            if new and number < live_from and self.allowed(frame):
                 found.append((number, 0, 0, frame))
         known = self.memory.reactions.since(recovery.since, self.progress.newest) | self._numbered_adds()
         for index, (reaction, frame) in enumerate(recovery.reactions.items()):

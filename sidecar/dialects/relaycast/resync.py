@@ -125,10 +125,6 @@ class Recovery:
         self.started_at = progress.newest
         self.mending = progress.doubt > 0 or progress.debt is not None
         self.reactions_from = progress.birth // 1000 * 1000
-        self.forget()
-
-    def forget(self) -> None:
-        """Throw away what has come (R6)."""
         self.fresh = False
         self.doubting = self.progress.doubt > 0
         self.released = False
@@ -147,7 +143,6 @@ class Recovery:
         self.reactions: dict[Reaction, Frame] = {}
         self.strange: dict[bytes, Frame] = {}
         self.forget_numbered()
-        self.hold.clear()
 
     def forget_numbered(self) -> None:
         """Numbered events were admitted or thrown away."""
@@ -169,9 +164,8 @@ class Recovery:
         return ask.frame()
 
     def take(self, frame: Frame) -> bool:
-        """Collect a frame. False: the hold overflowed and everything collected is gone (R6)."""
+        """Collect a frame. False: it does not fit into the hold and was not taken (R6)."""
         if not self.hold.reserve(len(frame.payload) + FRAME_COST):
-            self.forget()
             return False
         if frame.seq >= 0:
             self.passed(frame)
@@ -274,7 +268,9 @@ class Recovery:
         return History(why)
 
     def is_whole(self) -> bool:
-        """Proven to be in the same life, and every number is there."""
+        """Acknowledged, proven to be in the same life, and every number is there."""
+        if self.top is None and not self.released:
+            return False
         unnumbered_debt = self.progress.debt is not None and not self.progress.debt.ranges
         return self.proven and not (self.fresh or self.doubting or unnumbered_debt or self.missing())
 

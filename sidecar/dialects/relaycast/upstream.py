@@ -115,6 +115,7 @@ class UpstreamHalf:
         self.channels: set[str] = set()
         self.recovery: Recovery | None = None
         self.fill: Backfill | None = None
+        self.overflows = 0
         self.backoff = Backoff()
         self.out: list[Action] = []
         self.moment = Moment(0.0, 0.0, 0.0)
@@ -333,7 +334,12 @@ class UpstreamHalf:
         deep = cause != "hole" or self.moment.mono - self.probed >= DEEP_EVERY_S
         self.recovery = Recovery(known, since, cause, proven=self.proven, deep=deep)
         self.recovery.hold.begin(self.moment.mono)
-        self.out.append(StartTimer("hold", HOLD_S))
+        if self.overflows >= MAX_OVERFLOWS:
+            self._log("warning", "twice more came than can be held: live events are let through, what is found between them is late")
+            self.recovery.release()
+            self._enter("live")
+        else:
+            self.out.append(StartTimer("hold", HOLD_S))
         self._ask(Ask(seq, since))
 
     def _ask(self, ask: Ask, phase: str = "resync") -> None:
@@ -357,6 +363,8 @@ class UpstreamHalf:
             self._baseline(ack.current)
             return
         if recovery.released:
+            if self.progress is not None and ack.current < self.progress.cursor:
+                self._live_in_new_life()
             self._owe_up_to(ack.current + 1)
         self._step(recovery.acked(ack))
 
@@ -436,6 +444,7 @@ class UpstreamHalf:
                 self.memory.threads.counted(root, count)
         rest = [frame.payload for frame in (() if recovery.released else merger.rest)]
         self.recovery = self.fill = None
+        self.overflows = 0
         self.out.append(CancelTimer("hold"))
         if recovery.fresh:
             self._log("warning", f"the upstream counts anew: life {known.life}, number {known.cursor}")
@@ -471,6 +480,16 @@ class UpstreamHalf:
         recovery.rows, recovery.reactions, recovery.strange = {}, {}, {}
         recovery.hold.clear()
         self._finish(merger)
+
+    def _live_in_new_life(self) -> None:
+        """A new life shows while a released recovery runs (R7): everything below its counter is owed."""
+        known, recovery = self.progress, self.recovery
+        assert known is not None and recovery is not None
+        if known.debt is not None:
+            known.debt = durable.Debt(known.debt.since, [], durable.size(known.debt.ranges) + known.debt.older, known.debt.rows)
+        known.start_life()
+        recovery.fresh = True
+        recovery.base = 0
 
     def _owe_up_to(self, seq: int) -> None:
         """While a released recovery runs, a hole is added to what it owes."""
@@ -578,22 +597,10 @@ class UpstreamHalf:
         if frame.seq < 0 and frame.type == "resync_ack":
             self._acked(frame)
         elif (frame.seq >= 0 or frame.type != "pong") and not recovery.take(frame):
-            self._overflowed()
-
-    def _overflowed(self) -> None:
-        """The hold overflowed and is empty: ask again from the same cursor; after the second time without holding (R6)."""
-        recovery = self.recovery
-        assert recovery is not None
-        self._log("warning", "more came during a resync than can be held; asking again")
-        self.fill = None
-        self.out.extend([CancelRequest("fill"), CancelTimer("rest")])
-        if self.phase == "baseline":
-            self._ask(Ask(COUNTER, recovery.since), "baseline")
-            return
-        if recovery.hold.overflows >= MAX_OVERFLOWS:
-            recovery.release()
-            self._enter("live")
-        self._ask(Ask(max(recovery.progress.cursor - self.knobs.overlap, -1), recovery.since))
+            # What was thrown away may be followed by its acknowledgement: only a new socket tells the two replays apart.
+            self.overflows += 1
+            self._drop_link(None)
+            self._wait("more came during a resync than can be held (R6)")
 
     def _live(self, payloads: Sequence[bytes], at: int) -> int:
         """The hot path: admit frames from `at` on in one commit. Returns where it stopped: the end, or behind a frame that is no event."""
@@ -657,11 +664,17 @@ class UpstreamHalf:
         elif frame.seq <= known.cursor:
             if self.recovery is not None:
                 self.recovery.passed(frame)
-            if not (self.proven and known.owes(frame.seq)):
+            mark = known.mark_at(frame.seq)
+            if released and mark not in (0, frames.mark(frame)) and (frame.key or mark & 1):
+                self._live_in_new_life()
+                self._owe_up_to(frame.seq)
+                known.advance(frame.seq, frames.mark(frame))
+            elif self.proven and known.owes(frame.seq):
+                known.settle(frame.seq)
+                flags |= LATE | REPLAYED
+            else:
                 # The same event again; or, while a replay passes by, one that is too old to be remembered.
-                return released or known.mark_at(frame.seq) == frames.mark(frame)
-            known.settle(frame.seq)
-            flags |= LATE | REPLAYED
+                return released or mark == frames.mark(frame)
         elif released:
             self._owe_up_to(frame.seq)
             known.advance(frame.seq, frames.mark(frame))
@@ -679,7 +692,8 @@ class UpstreamHalf:
             self._acked(frame)
         elif recovery is not None:
             if not recovery.take(frame):
-                self._overflowed()
+                self._pay(final=False)
+                recovery.take(frame)
         else:
             known = self.progress
             assert known is not None

@@ -267,6 +267,7 @@ class Town(msgspec.Struct):
     ann: Agent
     bob: Agent
     sidecar: Harness
+    roots: list[Any] = []
 
 
 def town(seed: int = 0, **options: Any) -> Town:
