@@ -1,7 +1,8 @@
 """The Relaycast downstream half: looks like the server's `/v1/ws` to an unmodified client (relaycast R20 to R28).
 
-Life of a conn: OPENED (token known? else asked upstream, at most 5 s) -> refused bare, or ACCEPTED -> SDKs from 3.1 get up to
-250 ms to send `resync` first -> ATTACHED: records come, each frame as it came but for `agent_seq`, which is the sidecar's own.
+Life of a conn: OPENED (token known? else asked upstream, at most 5 s; and at most 1 s until an agent's first socket upstream is open or
+refused) -> refused bare, or ACCEPTED -> SDKs from 3.1 get up to 250 ms to send `resync` first -> ATTACHED: records come, each frame as
+it came but for `agent_seq`, which is the sidecar's own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from sidecar.dialects.relaycast.identity import REFUSED_S, VERIFY_S, Identities,
 from sidecar.dialects.relaycast.numbering import renumber
 
 ASK_S = 0.25
-MUTE_S = 60.0
+LINK_S = 1.0
+MUTE_S = 20.0
 CONSUMER = "agent"
 OTHER_TOKENS = ("rk_", "ot_", "nt_")
 WEAK_STACKS = ("websockets/", "Mozilla/")
@@ -69,6 +71,7 @@ class DownstreamHalf:
         self._unverified: set[str] = set()
         self._refused: dict[str, float] = {}
         self._refusals: dict[str, int] = {}
+        self._linked: set[str] = set()
         self._now = 0.0
         self._draining = False
 
@@ -130,7 +133,7 @@ class DownstreamHalf:
         if waiting or token == self._held:
             actions.append(self._own(token, account, hints))
         for conn in waiting:
-            actions += self._accept(conn, account)
+            actions += self._admit(conn, account)
         if outcome.fresh:
             # Another token of this agent: it may have been rotated, then the earlier ones lead nowhere any more (R28).
             for other in [t for t, a in self._identities.verified.items() if a == account and t != token]:
@@ -184,8 +187,9 @@ class DownstreamHalf:
             return [*actions, act.StartTimer("verify", REFUSED_S)] if token == self._held else actions
         if message.get("link") == "up":
             self._held_tries = 0
+            self._linked.add(event.account)
             actions = []
-            for conn in [c for c in self._conns.values() if c.state == OPENED and c.token in self._refused]:
+            for conn in [c for c in self._conns.values() if c.state == OPENED]:
                 if self._identities.verified.get(conn.token) == event.account:
                     actions += self._accept(conn, event.account)
             for token in [t for t in self._refused if self._identities.verified.get(t) == event.account]:
@@ -213,8 +217,15 @@ class DownstreamHalf:
         else:
             account = self._identities.verified.get(token)
             if account is not None:
-                return [self._own(token, account, conn.hints), *self._accept(conn, account)]
+                return [self._own(token, account, conn.hints), *self._admit(conn, account)]
         return [act.StartTimer("give-up:" + conn.name, VERIFY_S), *self._identities.ask(token)]
+
+    def _admit(self, conn: Conn, account: str) -> list[act.Action]:
+        """REST knows the token. Where no socket of this agent was open in this run yet, the socket's word is awaited a moment: a server
+        from 5.0.1 on refuses there (section 1), and a client must not be accepted only to be closed (R20)."""
+        if account in self._linked:
+            return self._accept(conn, account)
+        return [act.StartTimer("give-up:" + conn.name, LINK_S)]
 
     def _accept(self, conn: Conn, account: str) -> list[act.Action]:
         conn.account = account
@@ -359,6 +370,9 @@ class DownstreamHalf:
             # It never answered a ping, not even the first: such a client would hang at a full window for ever.
             return self._downgrade(conn)
         if kind == "give-up" and conn.state == OPENED:
+            account = self._identities.verified.get(conn.token)
+            if account is not None and conn.token not in self._refused:
+                return self._accept(conn, account)
             # The upstream takes too long: as if it were away (R20).
             return self._unreachable(Outcome(conn.token, "unreachable", self._identities.vouched(conn.token) or ""))
         return []

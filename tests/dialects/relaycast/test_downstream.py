@@ -12,7 +12,7 @@ from sidecar.core import actions as act
 from sidecar.core import events as ev
 from sidecar.core.record import GAP, Run
 from sidecar.dialects.base import StreamFacts
-from sidecar.dialects.relaycast.downstream import ASK_S, MUTE_S, PONG, DownstreamHalf
+from sidecar.dialects.relaycast.downstream import ASK_S, LINK_S, MUTE_S, PONG, DownstreamHalf
 from sidecar.dialects.relaycast.identity import REFUSED_S, VERIFY_S
 
 BASE = 1_790_000_000_000
@@ -28,6 +28,8 @@ class Local:
         self.streams = {name: StreamFacts(10, 10, 1, BASE, "e") for name in ("alice", "bob")}
         self.half = DownstreamHalf(None, self)  # type: ignore[arg-type]
         self.now = 1000.0
+        self.linked: set[str] | None = set()
+        """Accounts whose first link came up, as one does at once when it is owned; None: no link comes up."""
         self.did: list[act.Action] = []
         self.timers: dict[str, float] = {}
         self.tell(ev.Started({"token:" + self.keyed_hash(k): v.encode() for k, v in vouched.items()}, credential))
@@ -46,6 +48,10 @@ class Local:
             elif isinstance(action, act.CancelTimer):
                 self.timers.pop(action.timer, None)
         self.did += actions
+        fresh = {a.account for a in actions if isinstance(a, act.Own)} - self.linked if self.linked is not None else ()
+        for account in sorted(fresh):
+            self.linked = (self.linked or set()) | {account}
+            actions = [*actions, *self.tell(ev.MessageFromUpstream(account, {"link": "up"}))]
         return actions
 
     def open(self, conn: str = "c1", token: str = "t1", query: str = "", agent: str = "node", target: str = "") -> Sequence[act.Action]:
@@ -184,6 +190,7 @@ def test_r28_only_a_keyed_hash_is_put_down() -> None:
 
 def test_r28_a_token_vouched_for_is_verified_as_soon_as_the_upstream_is_back_and_closed_on_401() -> None:
     local = Local(t1="alice")
+    local.linked = None
     local.open()
     local.fail()
     before = len(local.asked())
@@ -199,6 +206,7 @@ def test_r28_a_token_vouched_for_is_verified_as_soon_as_the_upstream_is_back_and
 
 def test_r28_it_is_verified_also_without_a_link() -> None:
     local = Local(t1="alice")
+    local.linked = None
     local.open()
     local.fail()
     first = local.timers["verify"]
@@ -261,6 +269,30 @@ def test_a_token_that_the_socket_refuses_is_refused_at_its_upgrade() -> None:
     actions = local.answer()
     assert only(act.Own, actions).credential == "t1" and not of(act.Accept, actions), "the link itself must tell"
     assert only(act.Refuse, local.tell(ev.MessageFromUpstream("alice", {"refused": "t1", "status": 401}))).conn == "c3"
+
+
+def test_r20_a_first_socket_waits_for_the_word_of_the_link() -> None:
+    """Never accept and then close, not even the first socket."""
+    local = Local()
+    local.linked = None
+    local.open()
+    assert not of(act.Accept, local.answer())
+    assert not of(act.Accept, local.open("c2")), "verified, but the link has still not told"
+    actions = local.tell(ev.MessageFromUpstream("alice", {"refused": "t1", "status": 401}))
+    assert [(a.conn, a.status) for a in of(act.Refuse, actions)] == [("c1", 401), ("c2", 401)]
+    assert not of(act.Accept, local.did) and not of(act.CloseConn, local.did)
+
+
+def test_r20_a_first_socket_is_let_in_when_the_link_is_up_or_tells_nothing_for_a_second() -> None:
+    local = Local()
+    local.linked = None
+    local.open()
+    local.answer()
+    assert local.timers["give-up:c1"] == local.now + LINK_S
+    assert only(act.Accept, local.fire("give-up:c1")).conn == "c1"
+    local.open("c2")
+    assert only(act.Accept, local.tell(ev.MessageFromUpstream("alice", {"link": "up"}))).conn == "c2"
+    assert only(act.Accept, local.open("c3")).conn == "c3", "from then on at once"
 
 
 def test_a_token_that_the_socket_accepts_again_is_let_in() -> None:
