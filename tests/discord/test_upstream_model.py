@@ -155,6 +155,29 @@ def test_a_client_that_closes_with_1000_or_1001_invalidates_its_session(code: in
     assert [(f["op"], f["d"]) for f in again.read()[1:]] == ([(0, {"_trace": ["reference"]})] if kept else [(9, False)])
 
 
+SERVER_CLOSES = [
+    (1000, True),
+    (1001, True),
+    (4000, True),
+    (4001, True),
+    (4002, True),
+    (4008, True),
+    (4005, False),
+    (4006, False),
+    (4009, False),
+]
+
+
+@pytest.mark.parametrize(("code", "kept"), SERVER_CLOSES)
+def test_which_codes_of_the_server_end_the_session(code: int, kept: bool) -> None:
+    bench = Bench()
+    name = bench.ready().session
+    bench.world.cut(code)
+    again = bench.plug()
+    again.resume(name, 2)
+    assert again.read()[-1]["op"] == (0 if kept else 9)
+
+
 def test_a_session_expires_and_its_buffer_is_bounded() -> None:
     bench = Bench(resume_window_s=60)
     plug = bench.ready()
@@ -165,11 +188,23 @@ def test_a_session_expires_and_its_buffer_is_bounded() -> None:
     back.resume(name, 2)
     assert back.events() == [("RESUMED", 3)]
     bench.wait(2)
-    assert back.socket.session is not None  # the first timer must not hit the second life
+    assert back.socket.session is not None
+
+    bench = Bench(resume_window_s=60)
+    name = bench.ready().session
+    bench.world.cut()
+    bench.wait(50)
+    back = bench.plug()
+    back.resume(name, 2)
+    bench.world.cut()
+    bench.wait(20)
+    back = bench.plug()
+    back.resume(name, 3)  # the first absence's timer must not end the second
+    assert back.events() == [("RESUMED", 4)]
     bench.world.cut()
     bench.wait(61)
     late = bench.plug()
-    late.resume(name, 3)
+    late.resume(name, 4)
     assert late.read()[-1]["op"] == 9
 
     bench = Bench(replay_limit=5)
@@ -181,10 +216,17 @@ def test_a_session_expires_and_its_buffer_is_bounded() -> None:
     short = bench.plug()
     short.resume(name, 3)
     assert short.contents() == ["1", "2", "3", "4", "5"]
+
+    bench = Bench(replay_limit=5)
+    plug = bench.ready()
+    name = plug.session
     bench.world.cut()
+    for n in range(6):
+        bench.world.post(str(n))
     older = bench.plug()
     older.resume(name, 2)
     assert older.read()[-1]["op"] == 9
+    assert name not in bench.world.sessions
 
 
 def test_the_buffer_has_the_size_of_the_wire_page() -> None:
@@ -683,9 +725,21 @@ def test_bad_manners_are_recorded() -> None:
     name = plug.session
     plug.send(1, 9)
     other = bench.plug()
-    other.resume(name, 1)
+    other.resume(name, 2)
     assert plug.closed == 4000
     assert len(bench.ledger.wrongs) == 3  # a beat ahead of what was sent, a second socket, a RESUME behind its own beat
+
+    bench = Bench()
+    plug = bench.ready()
+    name = plug.session
+    plug.send(1, 2)
+    plug.send(1, 1)
+    assert len(bench.ledger.wrongs) == 1  # a beat that goes back
+    bench.world.cut()
+    for seq, wrongs in ((2, 1), (1, 2)):
+        bench.plug().resume(name, seq)
+        bench.world.cut()
+        assert len(bench.ledger.wrongs) == wrongs
 
 
 # -- REST
