@@ -59,7 +59,6 @@ class Conn:
         self.taken = 0
         self.resting = False
         self.sent_at = now
-        self.asked_at = -1e9
         self.asked = False
         self._live_bytes = 0
 

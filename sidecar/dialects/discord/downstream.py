@@ -236,11 +236,8 @@ class DownstreamHalf:
         conn.session = Session(conn.key, conn.account, conn.shard, hashed, conn.intents, base, len(conn.pending))
         conn.state = WRITTEN
         row = self._sessions.add(conn.session, self._moment.wall, self._sockets.by_key)
-        return [
-            act.CancelTimer("ask:" + conn.name),
-            act.Commit(row, "session:" + conn.key),
-            act.StartTimer("row:" + conn.name, ROW_S),
-        ]
+        timers = [act.CancelTimer("ask:" + conn.name), act.StartTimer("row:" + conn.name, ROW_S)]
+        return [*timers, act.Commit(row, "session:" + conn.key)]
 
     def _committed(self, event: ev.Committed) -> list[act.Action]:
         conn = self._sockets.by_key.get(event.ticket.removeprefix("session:"))

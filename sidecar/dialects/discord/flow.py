@@ -93,12 +93,12 @@ def rest(conn: Conn, now: float) -> list[act.Action]:
     if conn.taken >= conn.handed:
         conn.resting = False
         return []
-    wait = max(conn.sent_at + REST_S, conn.asked_at + ASK_AGAIN_S) - now
+    wait = conn.sent_at + REST_S - now
     if wait > 0:
         return [act.StartTimer(timer, wait)]
     again = act.StartTimer(timer, ASK_AGAIN_S)
     if conn.asked:
         # It has not answered the last one: they would all wait for it when it wakes up.
         return [again]
-    conn.asked, conn.asked_at = True, now
+    conn.asked = True
     return [conn.send([BEAT_NOW]), again]

@@ -22,8 +22,7 @@ class Sockets:
 
     def remove(self, conn: Conn) -> None:
         self._all.pop(conn.name, None)
-        if self.by_key.get(conn.key) is conn:
-            del self.by_key[conn.key]
+        self.by_key.pop(conn.key, None)
 
     def get(self, name: str) -> Conn | None:
         return self._all.get(name)

@@ -131,6 +131,22 @@ def test_r9_a_proven_token_is_known_after_a_restart_by_its_keyed_hash_alone() ->
     assert not [key for key in scene.state if key.startswith("token:")]
 
 
+def test_r9_a_session_of_a_token_that_was_refused_is_no_way_in() -> None:
+    scene = Scene().agent("c1").upstream(refused=TOKEN, code=4004).wait(61)
+    scene.open("c2").resume("c2", scene.sid, 2)
+    assert scene.types("c2") == ["HELLO", "INVALID"]
+
+
+def test_r9_a_resume_after_a_restart_has_its_token_asked_for_too() -> None:
+    scene = Scene().agent("c1")
+    scene.who = {TOKEN: None}
+    scene.restart()
+    scene.open("c1").resume("c1", scene.sid, 2)
+    assert scene.of(act.Attach)
+    scene.send(ev.ResponseReceived(scene.pending[0].request, 401, [], b"{}"))
+    assert scene.closed == {"c1": 4004}
+
+
 def test_r12_with_state_ready_waits_for_nobody_but_the_sessions_row() -> None:
     scene = Scene()
     scene.disk = False

@@ -24,7 +24,7 @@ from tests.dialects.discord.scene import ALL, BOT, READY, TOKEN, Scene, guild, m
         b'{"op":null}',
         b"[" * 3000,
         ev.Binary(b'{"op":1,"d":null}'),
-        b'{"op":1,"d":"' + b"x" * 4083 + b'"}',
+        b'{"op":1,"d":"' + b"x" * 4082 + b'"}',
     ],
 )
 def test_r22_c14_bad_frames_close_that_socket_with_4002(frame: bytes) -> None:

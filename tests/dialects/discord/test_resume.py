@@ -82,6 +82,14 @@ def test_c7_a_seq_that_is_none_of_the_sessions_is_refused_at_once_and_the_socket
     assert scene.types("c2") == ["HELLO", "INVALID", "READY", "GUILD_CREATE"]
 
 
+def test_c7_a_seq_within_the_snapshot_says_nothing_about_the_rest_of_it() -> None:
+    scene = Scene()
+    scene.view.stream(STREAM, 40)
+    scene.offset = 40
+    scene.agent("c1").open("c2").resume("c2", scene.sid, 1)
+    assert scene.types("c2") == ["HELLO", "INVALID"]
+
+
 @pytest.mark.parametrize(
     "d", [None, [], "x", {}, {"token": None, "session_id": None, "seq": None}, {"token": TOKEN, "session_id": 4, "seq": 4}]
 )
