@@ -40,6 +40,7 @@ class Merger:
         self.rest: list[Frame] = []
         self.lost = 0
         self.unplaced: list[Frame] = []
+        self.before: set[tuple[int, int]] = set()
 
     # --- which rows are events ---------------------------------------------------------------------------------------
 
@@ -143,6 +144,8 @@ class Merger:
             if debt is not None:
                 older = max(size(debt.ranges) + debt.older - debt.rows, 0)
                 debt.ranges = []
+            # The new life may have begun unnoticed: what it has at the same number with the same bytes is in the journal.
+            self.before = progress.marks()
             progress.start_life()
         elif debt is not None:
             older = debt.older
@@ -226,8 +229,10 @@ class Merger:
                     progress.advance(hole_at[at][1], 0)
                 continue
             frame = recovery.seqd[at]
-            self._admit(frame, (REPLAYED if recovery.top is not None else 0) | (LATE if recovery.is_late(frame) else 0))
-            progress.advance(at, frames.mark(frame))
+            mark = frames.mark(frame)
+            if (at, mark) not in self.before:
+                self._admit(frame, (REPLAYED if recovery.top is not None else 0) | (LATE if recovery.is_late(frame) else 0))
+            progress.advance(at, mark)
         for frame in slots.pop(END, []):
             self._admit_row(frame)
         for _, frame in others:

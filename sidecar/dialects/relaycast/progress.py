@@ -68,6 +68,11 @@ class Progress(msgspec.Struct, array_like=True):
         index = seq - self.cursor - 1 + len(self.tail)
         return self.tail[index] if 0 <= index < len(self.tail) else 0
 
+    def marks(self) -> set[tuple[int, int]]:
+        """The numbers whose events are remembered, each with its fingerprint."""
+        first = self.cursor + 1 - len(self.tail)
+        return {(first + i, mark) for i, mark in enumerate(self.tail) if mark}
+
     def advance(self, seq: int, mark: int) -> None:
         """Move the cursor to `seq`; numbers in between count as accounted for."""
         skipped = min(seq - self.cursor - 1, TAIL)
