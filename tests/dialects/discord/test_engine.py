@@ -29,7 +29,7 @@ class Upstream:
 
     def handle(self, moment: ev.Moment, event: ev.Input) -> Sequence[act.Action]:
         if isinstance(event, ev.Started):
-            return [act.OpenLink("up", "wss://gateway.example/")]
+            return [act.OpenLink("up", "ws://127.0.0.1:9/")]
         if isinstance(event, ev.FramesReceived):
             return [act.Commit([act.Admit(STREAM, f) if f else act.RecordGap(STREAM, Gap("lost", "seq", 1, 2)) for f in event.frames])]
         if isinstance(event, ev.MessageFromDownstream) and "snapshot" in event.message:
@@ -226,6 +226,23 @@ def test_c11_a_resume_during_the_replay_of_another() -> None:
     assert again.taken == town.all(15)
     assert again.others == ["op 10", "RESUMED"]
     assert town.world.answered(act.CloseConn).code == 4000
+
+
+def test_c12_a_slow_reader_reads_on_from_the_journal_and_slows_no_one() -> None:
+    town = Town(window=8)
+    quick = town.first()
+    town.publish(1)
+    quick.read()
+    slow = town.agent().identify()
+    slow.deaf = True
+    for _ in range(30):
+        town.publish(10)
+        quick.read()
+    assert quick.taken == town.all()
+    assert slow.read().taken == town.all(2)[:8], "no more than a window is on its way"
+    slow.deaf = False
+    slow.say(1, slow.seq)
+    assert slow.taken == town.all(2)
 
 
 def test_c5_two_agents_of_one_bot_each_get_everything_and_the_newest_moves_the_cursor() -> None:
