@@ -1,0 +1,81 @@
+"""The IDENTIFY budget of one bot (discord R29): a thousand in 24 h and Discord resets the token, so nothing may ever loop on one.
+
+Durable: the times of the last 24 h and the count of failures in a row. A time is written before its IDENTIFY is sent.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+DAY_S = 86400.0
+SPACING_S = 5.0
+MAX_FAILED_S = 300.0
+
+
+class _Row(msgspec.Struct):
+    times: list[float] = []
+    failed: int = 0
+    reset_at: float = 0.0
+
+
+class Budget:
+    """`ceiling`: IDENTIFYs in 24 h. Times in `row` are Unix seconds, the spacing goes by the monotonic clock."""
+
+    def __init__(self, ceiling: int, state: bytes | None = None) -> None:
+        self.ceiling = ceiling
+        self.concurrency = 1
+        self._row = msgspec.json.decode(state, type=_Row) if state else _Row()
+        self._next: dict[int, float] = {}
+        self._sent: dict[int, float] = {}
+
+    def used(self, wall: float) -> int:
+        """IDENTIFYs of the last 24 h. A clock set back does not forget those that now lie ahead of it."""
+        self._row.times = [t for t in self._row.times if t > wall - DAY_S]
+        return len(self._row.times)
+
+    @property
+    def failed(self) -> int:
+        """IDENTIFYs in a row that no READY followed."""
+        return self._row.failed
+
+    def bucket(self, shard: str) -> int:
+        """The shard's rate limit key."""
+        return int(shard.partition("/")[0]) % self.concurrency
+
+    def wait(self, shard: str, mono: float, wall: float) -> float:
+        """Seconds until this shard may begin to connect for an IDENTIFY; 0: now."""
+        waits = [self._next.get(self.bucket(shard), 0.0) - mono, self._row.reset_at - wall]
+        if self.used(wall) >= self.ceiling:
+            waits.append(min(self._row.times[-self.ceiling] + DAY_S - wall, DAY_S))
+        if self._row.failed and self._row.times:
+            pause = min(SPACING_S * (1 << min(self._row.failed - 1, 10)), MAX_FAILED_S)
+            waits.append(min(self._row.times[-1] + pause - wall, pause))
+        return max(0.0, *waits)
+
+    def reserve(self, shard: str, mono: float) -> None:
+        """This shard begins to connect: the next one of its bucket comes five seconds later."""
+        self._next[self.bucket(shard)] = mono + SPACING_S
+
+    def spacing(self, shard: str, mono: float) -> float:
+        """Seconds until an IDENTIFY of this shard may be sent on a socket that is open."""
+        return max(0.0, self._sent.get(self.bucket(shard), mono - SPACING_S) + SPACING_S - mono)
+
+    def spend(self, shard: str, mono: float, wall: float) -> None:
+        """An IDENTIFY goes out now. It counts as failed until `succeeded`."""
+        self.used(wall)
+        self._row.times.append(wall)
+        self._row.failed += 1
+        self._sent[self.bucket(shard)] = mono
+        self.reserve(shard, mono)
+
+    def succeeded(self) -> None:
+        """READY came."""
+        self._row.failed = 0
+
+    def told(self, remaining: int, reset_at: float) -> None:
+        """What the upstream's metadata say (1.4): with none remaining nothing is sent before `reset_at` (Unix seconds)."""
+        self._row.reset_at = reset_at if remaining <= 0 else 0.0
+
+    def dump(self) -> bytes:
+        """The durable row."""
+        return msgspec.json.encode(self._row)

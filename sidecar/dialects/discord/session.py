@@ -1,0 +1,121 @@
+"""A shard's upstream session as kept on disk, and which of its numbers were admitted (discord R2, R26).
+
+`top` is the highest `s` received. Not all below it need be in the journal: events of a channel that is being filled are held in memory.
+RESUME and heartbeats name `seq`, the end of the contiguous prefix that is on disk or on its way there; what a replay then brings again
+is dropped unless it is one of those that were held when an earlier process ended.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+
+import msgspec
+
+Range = tuple[int, int]
+
+
+class Row(msgspec.Struct, omit_defaults=True):
+    """Durable. `resume_url`: as READY named it; `seq`, `top`, `missing` (ranges up to `top` that are not admitted); `intents`: the
+    session's; `asked`: what agents asked for, all together; `began`, `heard`: Unix milliseconds of READY and of the last event;
+    `newest`: the highest snowflake known; `loading`: guilds of the first READY whose state has not come yet."""
+
+    session_id: str = ""
+    resume_url: str = ""
+    seq: int = 0
+    top: int = 0
+    missing: list[Range] = []
+    intents: int = 0
+    asked: int = 0
+    began: int = 0
+    heard: int = 0
+    newest: int = 0
+    loading: list[str] = []
+
+
+class Session:
+    """One shard's row with its bookkeeping. `dropped`: the upstream has the session no more; `committed`: `seq` on disk."""
+
+    def __init__(self, row: bytes | None = None) -> None:
+        self.row = msgspec.json.decode(row, type=Row) if row else Row()
+        self.dropped = False
+        self.committed = self.row.seq
+        self.generation = 0
+        self._owed = [tuple(each) for each in self.row.missing]
+        self._held: dict[int, None] = {}
+
+    @property
+    def is_resumable(self) -> bool:
+        """Is there a session that the upstream may still know?"""
+        return bool(self.row.session_id) and not self.dropped
+
+    @property
+    def is_new(self) -> bool:
+        """Was there never a READY?"""
+        return not self.row.began
+
+    @property
+    def top(self) -> int:
+        """The highest number received."""
+        return self.row.top
+
+    @property
+    def seq(self) -> int:
+        """The end of the contiguous prefix that is admitted."""
+        ends = [self._owed[0][0]] if self._owed else []
+        if self._held:
+            ends.append(next(iter(self._held)))
+        return min(ends, default=self.row.top + 1) - 1
+
+    def begin(self, session_id: str, resume_url: str, s: int, intents: int, ms: int) -> None:
+        """READY: numbers start anew."""
+        row = self.row
+        row.session_id, row.resume_url, row.intents = session_id, resume_url, intents
+        row.began = row.heard = ms
+        row.top = s
+        self._owed, self._held = [], {}
+        self.dropped = False
+        self.committed = 0
+        self.generation += 1
+
+    def take(self, s: int) -> bool:
+        """Note a number; False if its event is admitted, or held here, already."""
+        if s > self.row.top:
+            self.row.top = s
+            return True
+        return self._settle_owed(s)
+
+    def hold(self, s: int) -> None:
+        """The event just taken is kept in memory for now."""
+        self._held[s] = None
+
+    def settle(self, numbers: Iterable[int]) -> None:
+        """Held events that are admitted now."""
+        for s in numbers:
+            self._held.pop(s, None)
+
+    def give_up(self) -> list[Range]:
+        """The replay is over: what is still owed from before a restart will not come. Returns it."""
+        owed, self._owed = self._owed, []
+        return [(a, b) for a, b in owed]
+
+    def _settle_owed(self, s: int) -> bool:
+        at = bisect_right(self._owed, s, key=lambda r: r[0]) - 1
+        if at < 0 or s > self._owed[at][1]:
+            return False
+        first, last = self._owed[at]
+        self._owed[at : at + 1] = [r for r in ((first, s - 1), (s + 1, last)) if r[0] <= r[1]]
+        return True
+
+    def dump(self, ms: int) -> bytes:
+        """The durable row, as of this wall clock (Unix milliseconds)."""
+        row = self.row
+        row.heard, row.seq = ms, self.seq
+        row.missing = [(a, b) for a, b in self._owed]
+        for s in self._held:
+            if row.missing and row.missing[-1][1] == s - 1:
+                row.missing[-1] = (row.missing[-1][0], s)
+            else:
+                row.missing.append((s, s))
+        row.missing.sort()
+        return msgspec.json.encode(row)

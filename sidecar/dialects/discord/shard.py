@@ -1,0 +1,368 @@
+"""One shard: its session, its events on their way into the journal, its guilds and watermarks (discord R2, R14, R26, R32 to R36).
+
+Every dispatch passes `dispatched`. READY and RESUMED change the session; live-only ones and answers are told on; the rest change guild
+state if they do, are held if their channel is in question, else admitted. What one batch came to is one commit: records, watermarks,
+guilds, session row.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from sidecar.core.actions import Action, Admit, AdmitRun, CancelTimer, Commit, Log, Op, PutState, RecordGap, StartTimer, Tell
+from sidecar.core.record import REPLAYED, Gap
+from sidecar.dialects.discord import frames, gateway, guilds
+from sidecar.dialects.discord.commands import Commands
+from sidecar.dialects.discord.connection import Connection
+from sidecar.dialects.discord.frames import Frame
+from sidecar.dialects.discord.guilds import Guilds
+from sidecar.dialects.discord.marks import Marks
+from sidecar.dialects.discord.ports import Account
+from sidecar.dialects.discord.search import Search
+from sidecar.dialects.discord.session import Session
+
+LOAD_S = 5.0
+"""How long the first READY's guilds are waited for before agents are answered without the rest."""
+
+
+class _Guild(msgspec.Struct):
+    id: str | int
+
+
+class _Ready(msgspec.Struct):
+    session_id: str
+    resume_gateway_url: str | None = None
+    guilds: list[_Guild] = []
+
+
+_ready = msgspec.json.Decoder(_Ready).decode
+
+
+class Shard:
+    """`name`: `<i>/<n>`; `state`: the account's durable rows. `attached`: sessions on its stream; `always`: held without any."""
+
+    def __init__(self, account: Account, name: str, state: dict[str, bytes]) -> None:
+        self.account = account
+        self.name = name
+        self.stream = f"discord:{account.name}:{name}"
+        self.session = Session(state.get(f"shard:{name}"))
+        self.ready = state.get(f"ready:{name}")
+        prefix = f"guild:{name}/"
+        self.guilds = Guilds({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}, account.name)
+        self.marks = Marks(state, f"mark:{name}/")
+        self.commands = Commands()
+        self.attached = 0
+        self.always = False
+        self.lingering = False
+        self.was_released = False
+        self.refused_intents = 0
+        facts = account.view.facts(self.stream)
+        self.offset = facts.head if facts else 0
+        self._serial = 0
+        self._tickets: deque[tuple[str, int, int, list[Callable[[], None]]]] = deque()
+        self._then: list[Callable[[], None]] = []
+        self._is_dirty = False
+        self._ready_changed = False
+        self._intents_sent = 0
+        self.connection = Connection(account, self)
+        self.search = Search(account, self, state)
+
+    # --- what is wanted --------------------------------------------------------------------------------------------------------------
+
+    def is_wanted(self) -> bool:
+        """Is there somebody to hold it for?"""
+        return self.always or self.attached > 0 or self.lingering
+
+    def intents(self) -> int:
+        """What the next IDENTIFY asks for: the operator's, and all that agents asked for; before any, what needs no grant."""
+        asked = self.session.row.asked | (self.account.knobs.intents or 0)
+        self._intents_sent = asked or UNPRIVILEGED
+        return self._intents_sent
+
+    def ask(self, intents: int) -> None:
+        """An agent asks for these intents (R23): one that has more than the session leads to a new session, once."""
+        self.session.row.asked |= intents
+        self._is_dirty = True
+        self._renew_if_narrow()
+
+    def _renew_if_narrow(self) -> None:
+        row = self.session.row
+        if row.asked & ~row.intents and self.session.is_resumable:
+            row.asked |= row.intents
+            self.connection.renew()
+
+    def start(self) -> None:
+        """The half has begun: what the last life left is taken up."""
+        if self.ready is not None:
+            if self.session.row.loading:
+                self._out(StartTimer(f"load:{self.name}", LOAD_S))
+            else:
+                self.tell_ready()
+
+    # --- dispatches ------------------------------------------------------------------------------------------------------------------
+
+    def dispatched(self, batch: list[Frame]) -> None:
+        """Dispatches in order."""
+        ops: list[Op] = []
+        for frame in batch:
+            if frame.kind in ("READY", "RESUMED"):
+                self.commit(ops)
+                ops = []
+                if frame.kind == "RESUMED":
+                    self._resumed(frame)
+                elif not self._began(frame):
+                    return
+            else:
+                self._event(frame, ops)
+        if ops or self._then or self._ready_changed or self.guilds.changed or self.search.is_changed:
+            self.commit(ops)
+
+    def _number(self, frame: Frame) -> bool:
+        """Look at a frame's `s`; False: it was here before (R2). A jump is suspicious (R32)."""
+        session = self.session
+        if not frame.s:
+            return True
+        if frame.s > session.top + 1 and session.top:
+            self.search.suspect(session.top + 1, frame.s - 1)
+        return session.take(frame.s)
+
+    def _event(self, frame: Frame, ops: list[Op]) -> None:
+        if not self._number(frame):
+            return
+        self._is_dirty = True
+        kind = frame.kind
+        if kind in frames.LIVE_ONLY:
+            self._out(Tell({"live": self.name, "frame": frame.payload}))
+            return
+        if kind in frames.ANSWERS:
+            if asker := self.commands.asker(frame.payload):
+                self._out(Tell({"chunk": asker, "frame": frame.payload}))
+            return
+        if frame.channel and not frame.guild:
+            frame.guild = self.marks.guild(frame.channel)
+        if (kind in guilds.STATEFUL or kind == "USER_UPDATE") and not self._changes(frame, ops):
+            return
+        if not self.search.held(frame, ops):
+            self.admit(frame, ops)
+
+    def _changes(self, frame: Frame, ops: list[Op]) -> bool:
+        """An event that changes state; False: it is no event for agents (R14)."""
+        kind, guild, raw = frame.kind, frame.guild, frames.body(frame.payload)
+        row = self.session.row
+        if kind == "USER_UPDATE":
+            if self.ready is not None:
+                self.ready, self._ready_changed = guilds.updated_user(self.ready, raw), True
+            return True
+        if kind == "GUILD_CREATE":
+            news = self.guilds.create(guild, raw)
+            if guild in self.guilds and not self.guilds.is_away(guild):
+                self.search.confirm(guild, self.guilds.places(guild), ops)
+            if guild in row.loading:
+                row.loading.remove(guild)
+                if not row.loading:
+                    self._loaded()
+                return False
+            return news
+        if kind == "GUILD_DELETE":
+            self.guilds.delete(guild, raw)
+            if guild not in self.guilds:
+                self.marks.forget(self.marks.of_guild(guild))
+                self.search.confirm(guild, (), ops)
+            return True
+        self.guilds.apply(kind, guild, raw)
+        if kind in ("CHANNEL_CREATE", "THREAD_CREATE", "THREAD_UPDATE"):
+            self._learn(guild, [msgspec.Raw(raw)])
+        elif kind == "THREAD_LIST_SYNC":
+            self._learn(guild, guilds.objects(guilds.member(raw, "threads")))
+        elif kind in ("CHANNEL_DELETE", "THREAD_DELETE"):
+            self.marks.forget([frame.id])
+        return True
+
+    def _learn(self, guild: str, rows: Iterable[msgspec.Raw]) -> None:
+        """Channels seen for the first time start at their newest message (R34)."""
+        for place in guilds.places(rows):
+            self.marks.begin(place.id, guild, place.last)
+            self.saw(int(place.id) if place.id.isdigit() else 0, place.last)
+
+    def saw(self, *numbers: int) -> None:
+        """Snowflakes that exist."""
+        row = self.session.row
+        row.newest = max(row.newest, *numbers)
+
+    def admit(self, frame: Frame, ops: list[Op], flags: int = 0) -> None:
+        """Put an event into the next commit. Consecutive messages of one channel make one run."""
+        key, domain = frames.key_of(frame), frame.domain
+        if type(key) is int:
+            self.moved(frame.channel, frame.guild, key)
+            last = ops[-1] if ops else None
+            if type(last) is AdmitRun and last.domain == domain and last.flags == flags:
+                last.payloads.append(frame.payload)  # type: ignore[attr-defined]
+                last.keys.append(key)  # type: ignore[attr-defined]
+            else:
+                ops.append(AdmitRun(self.stream, [frame.payload], [key], domain, flags))
+        else:
+            ops.append(Admit(self.stream, frame.payload, key, domain, flags))
+
+    def moved(self, channel: str, guild: str, number: int) -> None:
+        """A message is admitted: its channel's watermark moves with it (R34)."""
+        self.search.freeze(channel, guild)
+        self.marks.note(channel, guild, number)
+        self.saw(number)
+
+    # --- sessions --------------------------------------------------------------------------------------------------------------------
+
+    def _began(self, frame: Frame) -> bool:
+        """READY: a new session. One commit holds it, the gap that the old one leaves, and what is in question from now on (U16)."""
+        raw = frames.body(frame.payload)
+        try:
+            found = _ready(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            self._log("error", "READY is of no known shape; the session is of no use")
+            self.connection.renew()
+            return False
+        ops: list[Op] = []
+        session, row, ms = self.session, self.session.row, int(self.account.moment.wall * 1000)
+        listed = [str(guild.id) for guild in found.guilds]
+        first, before, since = session.is_new, session.top, max(row.heard, int(self.connection.alive * 1000))
+        self.search.let_go(ops)
+        if not first:
+            # Edits, deletes, reactions and interactions of the time between cannot be had any more (R36).
+            ops.append(RecordGap(self.stream, Gap(self._why_lost(), "time", min(since, ms), ms)))
+            self._log("warning", f"a new session: of the old one all behind number {before} is lost but for messages, which are read back")
+        session.begin(found.session_id, gateway.usable(found.resume_gateway_url), frame.s, self._intents_sent or self.intents(), ms)
+        self.ready, self._ready_changed = raw, True
+        self._leave(set(self.guilds.ids()) - set(listed), ops)
+        if first:
+            row.loading = listed
+            if listed:
+                self._out(StartTimer(f"load:{self.name}", LOAD_S))
+        else:
+            self.search.begin([guild for guild in listed if guild in self.guilds], since)
+        self.account.budget.succeeded()
+        ops.append(PutState("budget", self.account.budget.dump()))
+        self.was_released = False
+        if not row.loading:
+            self._then.append(self.tell_ready)
+        self.commit(ops)
+        self.connection.ready()
+        self.search.go_on()
+        # An agent may have asked for more while the IDENTIFY was on its way.
+        self._renew_if_narrow()
+        return True
+
+    def _why_lost(self) -> str:
+        if self.was_released:
+            return "released"
+        return "lost" if self.connection.lived else "sidecar_down"
+
+    def _leave(self, gone: set[str], ops: list[Op]) -> None:
+        """Guilds that READY does not name any more: the bot left them meanwhile."""
+        for guild in sorted(gone):
+            self.guilds.remove(guild)
+            self.marks.forget(self.marks.of_guild(guild))
+            payload = frames.dispatch("GUILD_DELETE", {"id": guild})
+            ops.append(Admit(self.stream, payload, b"", guild, REPLAYED))
+
+    def _resumed(self, frame: Frame) -> None:
+        self._number(frame)
+        for first, last in self.session.give_up():
+            self.search.suspect(first, last)
+        self.commit([])
+        self.connection.ready()
+        self.search.go_on()
+
+    def load_over(self) -> None:
+        """The first READY's guilds were waited for long enough."""
+        if self.session.row.loading:
+            self.session.row.loading = []
+            self._loaded()
+            self.commit([])
+
+    def _loaded(self) -> None:
+        self._out(CancelTimer(f"load:{self.name}"))
+        self._then.append(self.tell_ready)
+
+    # --- commits ---------------------------------------------------------------------------------------------------------------------
+
+    def commit(self, ops: list[Op]) -> None:
+        """One transaction: these operations, and every durable row that changed (R26)."""
+        ops.extend(self.marks.puts())
+        for guild in sorted(self.guilds.changed):
+            ops.append(PutState(f"guild:{self.name}/{guild}", self.guilds.row(guild)))
+        self.guilds.changed.clear()
+        ops.extend(self.search.puts())
+        if self._ready_changed:
+            self._ready_changed = False
+            ops.append(PutState(f"ready:{self.name}", self.ready))
+        if ops or self._is_dirty:
+            self._is_dirty = False
+            ops.append(PutState(f"shard:{self.name}", self.session.dump(int(self.account.moment.wall * 1000))))
+        if ops or self._then:
+            self._serial += 1
+            ticket = f"c:{self.name}:{self._serial}"
+            then, self._then = self._then, []
+            self._tickets.append((ticket, self.session.generation, self.session.seq, then))
+            self._out(Commit(ops, ticket))
+
+    def committed(self, ticket: str, offsets: Iterable[int]) -> None:
+        """A commit is on disk: only now is its number told upstream (R26)."""
+        while self._tickets:
+            name, generation, seq, then = self._tickets.popleft()
+            if generation == self.session.generation:
+                self.session.committed = seq
+            if name == ticket:
+                self.offset = max([self.offset, *offsets])
+            for each in then:
+                each()
+            if name == ticket:
+                return
+
+    def resting(self) -> None:
+        """A beat is due: what only moved the number is written now."""
+        if self._is_dirty:
+            self.commit([])
+
+    # --- what agents are told --------------------------------------------------------------------------------------------------------
+
+    def tell_ready(self) -> None:
+        """There is state on disk: agents' IDENTIFYs can be answered."""
+        self._out(Tell({"ready": self.name}))
+
+    def snapshot(self, session: str) -> None:
+        """What a fresh IDENTIFY is answered with (R13): as of now, told once the journal has it all."""
+        if self.ready is None or self.session.row.loading:
+            self._out(Tell({"snapshot": session, "ready": None, "guilds": [], "offset": self.offset}))
+            return
+        known = self.guilds.ids()
+        ready = guilds.with_guilds(self.ready, known)
+        shown = [d for guild in known if (d := self.guilds.snapshot(guild, self.marks.get)) is not None]
+
+        def tell() -> None:
+            self._out(Tell({"snapshot": session, "ready": ready, "guilds": shown, "offset": self.offset}))
+
+        self._then.append(tell)
+        self.commit([])
+
+    def changed(self) -> None:
+        """The connection's phase changed."""
+        self.account.show()
+
+    def facts(self) -> dict[str, Any]:
+        """For the status page."""
+        row, now = self.session.row, int(self.account.moment.wall * 1000)
+        age = {"session_age_s": max(0, (now - row.began) // 1000)} if self.session.is_resumable else {}
+        return {"state": self.connection.phase, "seq": row.top, "intents": row.intents, "guilds": len(self.guilds.ids()), **age}
+
+    def _out(self, *actions: Action) -> None:
+        self.account.out.extend(actions)
+
+    def _log(self, level: Any, text: str) -> None:
+        self._out(Log(level, f"shard {self.name}: {text}"))
+
+
+UNPRIVILEGED = sum(1 << bit for bit in (0, *range(2, 8), *range(9, 15), 16, 20, 21, 24, 25))
+"""All intents that need no grant (section 1.7)."""
