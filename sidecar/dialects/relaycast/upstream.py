@@ -75,7 +75,7 @@ from sidecar.dialects.relaycast.frames import Frame
 from sidecar.dialects.relaycast.instants import parse_http_date
 from sidecar.dialects.relaycast.merge import Merger
 from sidecar.dialects.relaycast.progress import CHANNEL, Memory, Progress, ReactionBook, ThreadBook
-from sidecar.dialects.relaycast.resync import COUNTER, DATE_SLACK_MS, Ask, History, Recovery, Step, ack_of, is_row
+from sidecar.dialects.relaycast.resync import COUNTER, Ask, History, Recovery, Step, ack_of, is_row
 
 LINK = "ws"
 PING = b'{"type":"ping"}'
@@ -119,6 +119,7 @@ class UpstreamHalf:
         self.backoff = Backoff()
         self.out: list[Action] = []
         self.moment = Moment(0.0, 0.0, 0.0)
+        self.dated_at = 0.0
 
     def handle(self, moment: Moment, event: Input) -> Sequence[Action]:
         """Take one input, return what to do about it."""
@@ -436,8 +437,9 @@ class UpstreamHalf:
             merger = self._merger()
             merger.run()
             if self.fill is not None and self.fill.date:
-                # Asked after the last number up to the cursor had come: all of them are older.
-                known.dated = (known.cursor, self.fill.date + DATE_SLACK_MS)
+                # The server's time now, by its last answer and what has passed since: all numbers up to the cursor are older.
+                since_then = int((self.moment.mono - self.dated_at) * 1000)
+                known.dated = (known.cursor, self.fill.date + since_then + DATE_SLACK_MS)
             self._finish(merger)
         if self.fill is not None:
             for root, count in self.fill.replies.items():
@@ -561,7 +563,7 @@ class UpstreamHalf:
         if fill.target is not None:
             self.out.append(Request("fill", "GET", fill.target, self._bearer()))
             return
-        recovery.add_history(fill.rows)
+        recovery.add_history(fill.rows, fill.date)
         fill.rows = []
         recovery.limited = fill.limited
         recovery.denied = bool(fill.denied or fill.failed)
@@ -680,8 +682,9 @@ class UpstreamHalf:
             known.advance(frame.seq, frames.mark(frame))
         else:
             return False
-        ops.append(Admit(self.stream, frame.payload, frame.key or b"", "", flags))
-        memory.note(frame)
+        if not memory.is_copy(frame):
+            ops.append(Admit(self.stream, frame.payload, frame.key or b"", "", flags))
+            memory.note(frame)
         return True
 
     def _turn(self, frame: Frame) -> None:
@@ -719,6 +722,7 @@ class UpstreamHalf:
         if event.request == "birth" and self.phase == "birth":
             self._birth_answered(event)
         elif event.request == "fill" and self.fill is not None:
+            self.dated_at = self.moment.mono
             self._after(self.fill.answer(event.status, event.header, event.body, self.moment.random))
 
     def _request_failed(self, event: RequestFailed) -> None:
