@@ -53,7 +53,7 @@ def test_r15_other_spellings_keep_the_bytes_of_d(frame: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "frame", [b"", b"x", b"[]", b'{"op":1,"d":null}', b'{"op":0,"t":null,"d":{}}', b'{"op":0,"op":0,"op":0,"d":1}', b"\xff"]
+    "frame", [b"", b"x", b"[]", b'{"op":1,"t":"X","d":{}}', b'{"op":0,"t":null,"d":{}}', b'{"op":0,"op":0,"op":0,"d":1}', b"\xff"]
 )
 def test_what_is_no_dispatch_is_not_sent(frame: bytes) -> None:
     assert Encoder(Allowance(0, BOT)).encode(frame, 77) is None

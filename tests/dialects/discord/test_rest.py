@@ -70,6 +70,7 @@ def test_r4_shards_are_the_upstreams_last_known_of_that_bot_also_after_a_restart
     ("method", "target"),
     [
         ("POST", "/api/v10/gateway"),
+        ("POST", "/api/v10/gateway/bot"),
         ("GET", "/api/v10/gateway/"),
         ("GET", "/api/v8/gateway"),
         ("GET", "/api/v10/channels/1/messages/%F0%9F%98%80%2F+?a=b%2Fc"),
