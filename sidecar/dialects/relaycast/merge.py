@@ -155,10 +155,13 @@ class Merger:
             self._take_overlap(seq, recovery.overlap[seq])
         end = recovery.end()
         # An event that came as a row before and has its number now no longer stands for another number.
-        twice = sum(1 for seq, frame in recovery.seqd.items() if seq <= end and frame.key > 0 and self.seen(frame.key))
+        twice = sum(1 for seq, frame in recovery.seqd.items() if seq <= end and self._is_admitted(frame))
         progress.credit = max(progress.credit - twice, 0)
         self.rest = [recovery.seqd[seq] for seq in sorted(recovery.seqd) if seq > end]
         return missing, older
+
+    def _is_admitted(self, frame: Frame) -> bool:
+        return self.seen(frame.key) if frame.key else self.memory.is_copy(frame, settle=False)
 
     def _take_overlap(self, seq: int, frame: Frame) -> None:
         """A number up to the cursor: known, or one that was recorded as missing and comes late (invariant 6)."""
@@ -267,6 +270,8 @@ class Merger:
         self._admit(frame, REPLAYED | (LATE if late else 0), strange_key(frame.payload) if strange else b"")
 
     def _admit(self, frame: Frame, flags: int, key: bytes = b"") -> None:
+        if self.memory.is_copy(frame):
+            return
         self.ops.append(Admit(self.stream, frame.payload, frame.key or key, "", flags))
         if frame.seq < 0 and not frame.key:
             self.unplaced.append(frame)

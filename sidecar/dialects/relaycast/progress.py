@@ -217,25 +217,38 @@ class ThreadBook:
 
 class ReactionBook:
     """Reaction adds admitted lately, so that the database's copy of one is known (R11, D1). A reaction has no time of its own: each
-    is kept with the newest message admitted before it, and was made before the first message admitted after it."""
+    is kept with the newest message admitted before it, and was made before the first message admitted after it. `copies`: those that
+    were admitted as a database copy, whose number may still come."""
 
     def __init__(self, value: bytes | None = None) -> None:
         self.adds: dict[Reaction, int] = {}
+        self.copies: set[Reaction] = set()
         if value is not None:
-            self.adds = {(m, e, a): before for m, e, a, before in msgspec.json.decode(value, type=list[tuple[str, str, str, int]])}
+            for *who, before, copy in msgspec.json.decode(value, type=list[tuple[str, str, str, int, bool]]):
+                reaction: Reaction = (who[0], who[1], who[2])
+                self.adds[reaction] = before
+                if copy:
+                    self.copies.add(reaction)
         self.changed = False
 
-    def add(self, reaction: Reaction, before: int) -> None:
-        """An add was admitted when `before` was the newest message."""
+    def add(self, reaction: Reaction, before: int, copy: bool) -> None:
+        """An add was admitted when `before` was the newest message; `copy`: without its number."""
         self.adds.pop(reaction, None)
         self.adds[reaction] = before
         self.changed = True
+        if copy:
+            self.copies.add(reaction)
         if len(self.adds) > MAX_REACTIONS:
-            del self.adds[next(iter(self.adds))]
+            self._drop(next(iter(self.adds)))
+
+    def _drop(self, reaction: Reaction) -> None:
+        del self.adds[reaction]
+        self.copies.discard(reaction)
 
     def remove(self, reaction: Reaction) -> None:
         """A removal was admitted: the next add of the same is a new event."""
-        if self.adds.pop(reaction, None) is not None:
+        if reaction in self.adds:
+            self._drop(reaction)
             self.changed = True
 
     def since(self, ms: int, newest: int) -> set[Reaction]:
@@ -256,9 +269,11 @@ class ReactionBook:
         if not self.changed:
             return None
         keep = self.since(since, newest)
-        self.adds = {reaction: before for reaction, before in self.adds.items() if reaction in keep}
+        for reaction in self.adds.keys() - keep:
+            self._drop(reaction)
         self.changed = False
-        return PutState(REACTIONS, msgspec.json.encode([(*reaction, before) for reaction, before in self.adds.items()]))
+        rows = [(*reaction, before, reaction in self.copies) for reaction, before in self.adds.items()]
+        return PutState(REACTIONS, msgspec.json.encode(rows))
 
 
 def reaction_of(frame: Frame) -> tuple[Reaction, bool] | None:
@@ -289,9 +304,23 @@ class Memory:
                 self.threads.replied(frame.payload)
         elif (reaction := reaction_of(frame)) is not None:
             if reaction[1]:
-                self.reactions.add(reaction[0], self.progress.newest)
+                self.reactions.add(reaction[0], self.progress.newest, frame.seq < 0)
             else:
                 self.reactions.remove(reaction[0])
+
+    def is_copy(self, frame: Frame, *, settle: bool = True) -> bool:
+        """Is this the number of a reaction that was admitted without it, as the database's copy? Only a removal makes room for another
+        add of the same (D1). `settle`: from now on it has its number."""
+        copies = self.reactions.copies
+        if not copies or frame.seq < 0 or frame.key:
+            return False
+        reaction = reaction_of(frame)
+        if reaction is None or not reaction[1] or reaction[0] not in copies:
+            return False
+        if settle:
+            copies.discard(reaction[0])
+            self.reactions.changed = True
+        return True
 
     def puts(self, since: int) -> list[PutState]:
         """The state as operations of a commit. `since` (server ms): no later recovery asks for what is older."""

@@ -122,6 +122,7 @@ class Recovery:
         self.hold: Hold[Frame] = Hold()
         self.exchange: Exchange | None = None
         self.retried = False
+        self.dated: tuple[int, int] | None = None
         self.started_at = progress.newest
         self.mending = progress.doubt > 0 or progress.debt is not None
         self.reactions_from = progress.birth // 1000 * 1000
@@ -208,10 +209,14 @@ class Recovery:
         else:
             self.strange.setdefault(frame.payload, frame)
 
-    def add_history(self, rows: list[Frame]) -> None:
-        """Take frames made from REST; a copy that is here already wins."""
+    def add_history(self, rows: list[Frame], date: int) -> None:
+        """Take frames made from REST; a copy that is here already wins. `date`: server time (ms) at the last answer, 0 unknown: all
+        numbers that have come by now are older."""
         for frame in rows:
             self.rows.setdefault(frame.key, frame)
+        if date:
+            known = [0 if self.fresh else self.base, self.top or 0, *self.seqd]
+            self.dated = (max(known), date + DATE_SLACK_MS)
 
     # --- what is next ------------------------------------------------------------------------------------------------
 

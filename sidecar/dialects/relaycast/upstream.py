@@ -119,7 +119,6 @@ class UpstreamHalf:
         self.backoff = Backoff()
         self.out: list[Action] = []
         self.moment = Moment(0.0, 0.0, 0.0)
-        self.dated_at = 0.0
 
     def handle(self, moment: Moment, event: Input) -> Sequence[Action]:
         """Take one input, return what to do about it."""
@@ -436,10 +435,7 @@ class UpstreamHalf:
         else:
             merger = self._merger()
             merger.run()
-            if self.fill is not None and self.fill.date:
-                # The server's time now, by its last answer and what has passed since: all numbers up to the cursor are older.
-                since_then = int((self.moment.mono - self.dated_at) * 1000)
-                known.dated = (known.cursor, self.fill.date + since_then + DATE_SLACK_MS)
+            known.dated = recovery.dated or known.dated
             self._finish(merger)
         if self.fill is not None:
             for root, count in self.fill.replies.items():
@@ -722,7 +718,6 @@ class UpstreamHalf:
         if event.request == "birth" and self.phase == "birth":
             self._birth_answered(event)
         elif event.request == "fill" and self.fill is not None:
-            self.dated_at = self.moment.mono
             self._after(self.fill.answer(event.status, event.header, event.body, self.moment.random))
 
     def _request_failed(self, event: RequestFailed) -> None:
