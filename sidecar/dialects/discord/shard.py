@@ -236,11 +236,10 @@ class Shard:
         session.begin(found.session_id, gateway.usable(found.resume_gateway_url), frame.s, self._intents_sent or self.intents(), ms)
         self.ready, self._ready_changed = raw, True
         self._leave(set(self.guilds.ids()) - set(listed), ops)
-        if first:
-            row.loading = listed
-            if listed:
-                self._out(StartTimer(f"load:{self.name}", LOAD_S))
-        else:
+        row.loading = [guild for guild in listed if guild not in self.guilds and (first or guild in row.loading)]
+        if row.loading:
+            self._out(StartTimer(f"load:{self.name}", LOAD_S))
+        if not first:
             self.search.begin([guild for guild in listed if guild in self.guilds], since)
         self.account.budget.succeeded()
         ops.append(PutState("budget", self.account.budget.dump()))

@@ -191,6 +191,8 @@ class UpstreamHalf:
         is_other = self._fatal in INTENTS and bool(intents ^ shard.refused_intents)
         if self._fatal and (is_other or self.moment.mono >= self._cooled):
             self._revive()
+        if self._fatal:
+            return
         shard.ask(intents)
         if not shard.attached and not shard.always:
             self._linger(shard)
