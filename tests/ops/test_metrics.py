@@ -45,7 +45,9 @@ def test_all_names_are_ours_and_have_help() -> None:
 
 def test_every_counter_that_is_counted_anywhere_is_described() -> None:
     root = Path(sidecar.__file__).parent
-    source = "\n".join(path.read_text() for path in root.rglob("*.py"))
+    # A dialect that cannot be run yet counts nothing.
+    unbuilt = {path for path in (root / "dialects").iterdir() if path.is_dir()} - {root / "dialects" / name for name in registry.names()}
+    source = "\n".join(path.read_text() for path in root.rglob("*.py") if not unbuilt & set(path.parents))
     counted = set(re.findall(r"""(?:\.count|\bCount|counters\.add)\(\s*"([a-z_]+)\"""", source))
     own = {name for dialect in registry.names() for name in registry.dialect(dialect).counters}
     assert counted - set(metrics.COUNTERS) - set(native.COUNTERS) - own == set()
