@@ -191,7 +191,10 @@ class Search:
     def go_on(self) -> None:
         """Ask for the next thing, once the shard is live."""
         now = self._now
-        if now is None or self._shard.connection.phase != "live":
+        if self._shard.connection.phase != "live":
+            return
+        if now is None:
+            self._audit()
             return
         if not self._timed:
             self._timed = True

@@ -22,7 +22,7 @@ import msgspec
 
 from sidecar.core import actions as act
 from sidecar.core import events as ev
-from sidecar.core.record import LATE, REPLAYED, Gap
+from sidecar.core.record import Gap
 from sidecar.dialects.base import StreamFacts
 from sidecar.dialects.discord.settings import DiscordSettings
 from sidecar.dialects.discord.upstream import UpstreamHalf
@@ -88,7 +88,7 @@ class Link:
         self.action = action
         self.sent: list[dict[str, Any]] = []
         self.is_open = False
-        self.ended: int | None | str = ""
+        self.ended: int | str | None = ""
         self.s = 0
 
 
@@ -153,9 +153,18 @@ class Bench:
 
     def feed(self, event: ev.Input) -> Bench:
         self.inbox.append(event)
+        return self._settle()
+
+    def _settle(self) -> Bench:
         while self.inbox:
             self._handle(self.inbox.popleft())
         return self
+
+    def let(self) -> Bench:
+        """The requests that hang are answered now."""
+        for name in list(self.requests):
+            self.answer(name)
+        return self._settle()
 
     def tell(self, **message: Any) -> Bench:
         return self.feed(ev.MessageFromDownstream(message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
 from typing import Any
@@ -30,7 +31,7 @@ def bench(**knobs: Any) -> Bench:
     return Bench(**knobs).start()
 
 
-# --- opening -------------------------------------------------------------------------------------------------------------------------
+# --- opening ----------------------------------------
 
 
 def test_r26_a_first_session_is_identified_and_its_state_rides_with_the_events() -> None:
@@ -135,7 +136,7 @@ def test_r17_linger_holds_the_upstream_and_then_lets_go_without_ending_the_sessi
     assert [d["session_id"] for d in b.sent(6)] == ["up1"]
 
 
-# --- deadlines -----------------------------------------------------------------------------------------------------------------------
+# --- deadlines ----------------------------------------
 
 
 def test_u2_no_hello_is_a_new_connect_within_30_s() -> None:
@@ -183,7 +184,7 @@ def test_r27_a_socket_that_does_not_open_is_the_drivers_ten_seconds() -> None:
     assert bench().link.action.timeout == 10.0
 
 
-# --- what replaces HELLO, and the close-code table ------------------------------------------------------------------------------------------
+# --- what replaces HELLO, and the close-code table --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", ["op7", "op9", "close"])
@@ -291,7 +292,7 @@ def test_r30_a_server_that_is_away_does_not_poison_the_session() -> None:
     assert len(b.sent(6)) == 1 and len(b.sent(2)) == 1
 
 
-# --- back-off and budget ------------------------------------------------------------------------------------------------------------------
+# --- back-off and budget --------------------------------------------------------------------------------------------
 
 
 def test_u8_backoff_grows_and_an_open_socket_does_not_reset_it() -> None:
@@ -333,7 +334,7 @@ def test_u18_failed_identifies_wait_5_10_20_up_to_300_s_and_not_longer_than_the_
         b.open().hello()
         times.append(b.mono)
         b.op(9, False).run(301)
-    assert [round(b - a) for a, b in zip(times, times[1:], strict=False)] == [301] * 11
+    assert [round(b - a) for a, b in itertools.pairwise(times)] == [301] * 11
     assert b.current == {} and len(b.sent(2)) == 12
     b.run(86400 - (b.mono - times[0]) - 10)
     assert b.current == {}
@@ -383,7 +384,7 @@ def test_r29_shards_of_one_bucket_identify_five_seconds_apart() -> None:
         assert len(b.sent(2, b.current[name])) == 1
         b.ready(session=name, name=name)
         b.run(5.01)
-    assert [round(y - x) for x, y in zip(times, times[1:], strict=False)] == [5, 5]
+    assert [round(y - x) for x, y in itertools.pairwise(times)] == [5, 5]
     assert {n: b.current[n].sent[0]["d"]["shard"] for n in b.current} == {"0/3": [0, 3], "1/3": [1, 3], "2/3": [2, 3]}
     assert b.facts_["shards"].keys() == {"0/3", "1/3", "2/3"}
 
@@ -406,7 +407,7 @@ def test_r29_with_concurrency_shards_of_different_buckets_go_together() -> None:
     assert len(b.sent(2)) == 2
 
 
-# --- heartbeats --------------------------------------------------------------------------------------------------------------------------
+# --- heartbeats ----------------------------------------
 
 
 def test_r27_beats_come_after_a_part_of_the_interval_and_then_each_interval_with_the_committed_number() -> None:
@@ -476,7 +477,7 @@ def test_section_1_1_a_beat_that_the_server_asks_for_is_sent_at_once() -> None:
     assert b.sent(1) == [2]
 
 
-# --- one at a time -----------------------------------------------------------------------------------------------------------------------
+# --- one at a time ----------------------------------------
 
 
 def test_u1_overlapping_wishes_and_stale_timers_never_make_two_sockets() -> None:
@@ -530,7 +531,7 @@ def test_we_never_close_with_1000_or_1001() -> None:
     assert [link.ended for link in b.links[:3]] == [4000] * 3
 
 
-# --- restart, intents, compression -----------------------------------------------------------------------------------------------------------
+# --- restart, intents, compression ----------------------------------------
 
 
 def test_u17_killed_between_receive_and_commit_resumes_from_the_committed_number() -> None:
@@ -629,7 +630,7 @@ def test_r1_a_broken_stream_is_left_and_resumed() -> None:
     assert feed(b, Deflate()(HELLO)).sent[-1]["op"] == 6
 
 
-# --- commands (R21) ---------------------------------------------------------------------------------------------------------------------------
+# --- commands (R21) ----------------------------------------
 
 
 def test_r21_commands_wait_for_the_upstream_and_go_out_in_order() -> None:
