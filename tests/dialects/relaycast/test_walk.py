@@ -4,7 +4,35 @@ import pytest
 
 from tests.dialects.relaycast.walk import failure
 
-FOUND = [2, 4, 6, 11, 12, 18, 37, 39, 49, 50, 64, 133, 140, 1007, 1147, 1167, 1187, 1201, 1202, 1213, 1234, 1248, 1277, 1287, 1297, 20110, 20173]
+FOUND = [
+    2,
+    4,
+    6,
+    11,
+    12,
+    18,
+    37,
+    39,
+    49,
+    50,
+    64,
+    133,
+    140,
+    1007,
+    1147,
+    1167,
+    1187,
+    1201,
+    1202,
+    1213,
+    1234,
+    1248,
+    1277,
+    1287,
+    1297,
+    20110,
+    20173,
+]
 """Seeds that were red: reactions twice, lives mistaken for each other, rows behind younger events, replies lost behind a hollow ack."""
 
 
