@@ -61,7 +61,7 @@ class Reader:
         return self._secret_file(variable.name + FILE, path) if path else (text or None)
 
     def _secret_file(self, name: str, path: str) -> str | None:
-        """The file's text without its trailing newline. Only its owner may have access to it."""
+        """The file's text without its trailing newline. Others than its owner and its group may have no access, and only the owner may write."""
         shown = quoted(path, 200)
         try:
             # Not blocking: a named pipe without a writer must not hang the start.
@@ -74,7 +74,8 @@ class Reader:
             if not stat.S_ISREG(status.st_mode):
                 self.wrong(name, f"does not name a regular file: {shown}", "name a file that holds the token alone")
                 return None
-            if status.st_mode & 0o077:
+            # A group may read it: that is how Kubernetes hands a secret to a process that is not root (fsGroup).
+            if status.st_mode & 0o027:
                 mode = f"{stat.S_IMODE(status.st_mode):04o}"
                 text = f"names a file that others may access, {shown} (mode {mode})"
                 self.wrong(name, text, f"chmod 600 {shlex.quote(path)}")
