@@ -61,7 +61,7 @@ class Reader:
         return self._secret_file(variable.name + FILE, path) if path else (text or None)
 
     def _secret_file(self, name: str, path: str) -> str | None:
-        """The file's text without its trailing newline. Others than its owner and its group may have no access, and only the owner may write."""
+        """The file's text without its trailing newline. Besides its owner only its group may read it, and nobody else may write it."""
         shown = quoted(path, 200)
         try:
             # Not blocking: a named pipe without a writer must not hang the start.
