@@ -87,6 +87,7 @@ class Link:
     def __init__(self, action: act.OpenLink) -> None:
         self.action = action
         self.sent: list[dict[str, Any]] = []
+        self.times: list[float] = []
         self.is_open = False
         self.ended: int | str | None = ""
         self.s = 0
@@ -191,6 +192,7 @@ class Bench:
             case act.SendFrames(link=name, frames=sent):
                 assert self.current[name].is_open, "sent on a socket that is not open"
                 self.current[name].sent += [loads(frame) for frame in sent]
+                self.current[name].times += [self.mono] * len(sent)
             case act.Request(request=name, target=target):
                 assert name not in self.requests, "asked twice at once"
                 self.requests[name] = action

@@ -317,6 +317,78 @@ def test_a_second_loss_during_a_fill_loses_nothing() -> None:
     assert sorted(b.messages) == [at(1), at(110), at(150)] and len(set(b.messages)) == 3
 
 
+def test_a_second_loss_during_a_fill_keeps_held_events_that_rest_cannot_give() -> None:
+    b, history = start()
+    history.put("11", at(1)).special["channels/11"] = [None]
+    anew(lose(b), channel(11, at(1)), channel(12, OLD))
+    b.event("MESSAGE_REACTION_ADD", {"message_id": "5", "channel_id": "11", "guild_id": "1"}).close(4009).run(6)
+    anew(b, channel(11, at(1)), channel(12, OLD), session="up3").run(2)
+    assert b.names == ["MESSAGE_REACTION_ADD 5", f"MESSAGE_CREATE {at(1)}"]
+
+
+def test_a_second_loss_after_the_bound_still_reads_from_the_first_ones_watermark() -> None:
+    b, history = start()
+    history.put("11", at(1)).special["channels/11"] = [None]
+    anew(lose(b), channel(11, at(1)), channel(12, OLD)).message(at(110), "11").run(31).op(11)
+    # A hole while that is under way: its audit must not forget the older watermark.
+    b.message(at(120), "11", b.link.s + 3).message(at(121), "11")
+    assert b.messages == [at(110), at(120), at(121)]
+    history.put("11", at(110), at(120), at(121))
+    b.close(4009).run(6)
+    anew(b, channel(11, at(121)), channel(12, OLD), session="up3").run(2)
+    assert b.messages[3:] == [at(1)]
+
+
+def test_a_thread_that_was_being_read_and_is_archived_meanwhile_is_read_on() -> None:
+    thread = {"id": "31", "parent_id": "11", "type": 11, "last_message_id": str(OLD)}
+    b, history = Bench(), History()
+    b.rest = history.put("31", at(1))
+    history.special["channels/31"] = [None]
+    b.start().live(guild(1, channel(11, OLD), threads=[thread]))
+    lose(b).open().hello().ready(guild(1, channel(11, OLD), threads=[{**thread, "last_message_id": str(at(1))}]), session="up2")
+    b.close(4009).run(6)
+    anew(b, channel(11, OLD), session="up3").run(2)
+    assert b.messages == [at(1)]
+
+
+def test_a_late_fill_goes_on_after_a_kill_where_it_was() -> None:
+    b, history = start(channel(11, OLD))
+    numbers = [at(1, n) for n in range(250)]
+    history.put("11", *numbers).special["channels/11"] = [None]
+    history.special[f"after={numbers[99]}"] = [None]
+    anew(lose(b), channel(11, numbers[-1])).message(at(110), "11").run(31).op(11)
+    b.let().run(0.1)
+    assert len(b.messages) == 101
+    b.crash().again(3).resumed().run(2)
+    assert reads(b)[2:] == [f"/api/v10/channels/11/messages?after={n}&limit=100" for n in (numbers[99], numbers[199])]
+    assert len(b.messages) == 251
+
+
+def test_killed_while_holding_and_the_replay_does_not_bring_it_again() -> None:
+    b, history = start()
+    history.special["channels/12"] = [None]
+    hole(history, one=at(111), two=at(110))
+    history.put("12", at(2), at(110))
+    anew(lose(b), channel(11, OLD), channel(12, at(2))).message(at(110), "12", 3).message(at(111), "11", 4)
+    assert b.committed()["missing"] == [[3, 3]]
+    b.crash().open().hello().resumed(5).run(2)
+    assert sorted(b.messages) == [at(2), at(110), at(111)]
+    assert b.counted["suspected_gaps"] == 1
+    assert b.committed()["seq"] == 5
+
+
+def test_killed_while_holding_and_then_the_session_is_lost() -> None:
+    b, history = start()
+    history.put("11", at(1)).special["channels/11"] = [None]
+    anew(lose(b), channel(11, at(1)), channel(12, OLD)).message(at(110), "11", 3).message(at(111), "12", 4)
+    b.crash().open().hello().op(9, False).run(6)
+    history.put("11", at(110))
+    anew(b, channel(11, at(110)), channel(12, OLD), session="up3").run(2)
+    assert b.messages == [at(111), at(1), at(110)]
+    b.message(at(200), "11").close(None).run(1).again(3)
+    assert b.sent(6)[-1] == {"token": "tok", "session_id": "up3", "seq": 3}
+
+
 # --- watermarks (R34) ---------------------------------------------------------------------------------------------------
 
 
@@ -473,6 +545,11 @@ def test_r36_after_a_restart_and_after_a_linger_the_reason_says_so() -> None:
     b.crash().open().hello().op(9, False).run(6)
     anew(b, channel(11, OLD), session="up3")
     assert [e.gap.reason for e in b.gaps if e.gap] == ["lost", "sidecar_down"]
+    b = Bench(operators=False, linger_s=10)
+    b.start().tell(intents=513, shard=SHARD).live(guild(1, channel(11))).run(11)
+    assert b.phase() == "idle"
+    b.tell(intents=513, shard=SHARD).open().hello().op(9, False).run(6).open().hello().ready(guild(1, channel(11)), session="up2")
+    assert [e.gap.reason for e in b.gaps if e.gap] == ["released"]
 
 
 def test_r36_a_resumed_session_leaves_no_gap() -> None:

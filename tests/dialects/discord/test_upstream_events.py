@@ -231,6 +231,11 @@ def test_u19_a_guild_in_an_outage_keeps_its_state_and_its_return_is_an_event() -
     assert len(b.told[-1]["guilds"]) == 1
 
 
+def test_u19_an_outage_within_one_life() -> None:
+    b = live().event("GUILD_DELETE", {"id": "1", "unavailable": True}).event("GUILD_CREATE", G).event("GUILD_CREATE", G)
+    assert b.names == ["GUILD_DELETE 1", "GUILD_CREATE 1"]
+
+
 def test_r14_a_guild_that_a_new_ready_does_not_name_is_gone() -> None:
     b = live(G, guild(2)).close(4009).run(6).open().hello().ready(G, session="up2")
     assert b.names == ["GUILD_DELETE 2"] and "guild:0/1/2" not in b.state
@@ -278,6 +283,12 @@ def test_r34_new_channels_and_threads_get_a_watermark_and_deleted_ones_lose_it()
     assert [b.state[f"mark:0/1/{c}"] for c in (19, 29, 39)] == [b"0 1", b"5 1", b"7 1"]
     b.event("CHANNEL_DELETE", {"guild_id": "1", "id": "19", "type": 0}).event("THREAD_DELETE", {"guild_id": "1", "id": "29"})
     assert "mark:0/1/19" not in b.state and "mark:0/1/29" not in b.state
+
+
+def test_r34_an_update_of_a_thread_does_not_move_its_watermark() -> None:
+    thread = {"guild_id": "1", "id": "29", "parent_id": "11", "type": 11, "last_message_id": "5"}
+    b = live().event("THREAD_CREATE", thread).event("THREAD_UPDATE", {**thread, "last_message_id": "7"})
+    assert b.state["mark:0/1/29"] == b"5 1"
 
 
 def test_status_shows_shards_and_the_budget() -> None:

@@ -183,7 +183,9 @@ def test_whatever_happens_every_message_is_in_the_journal_once(seed: int) -> Non
     assert [n for n in wanted if not counts[n]] == [], story
     assert [n for n, count in counts.items() if count > 1] == [], story
     for place in [*server.channels, server.direct]:
-        found = [e for e in bench.journal if e.gap is None and e.domain == place and e.frame["t"] == "MESSAGE_CREATE" and not e.flags & LATE]
+        found = [
+            e for e in bench.journal if e.gap is None and e.domain == place and e.frame["t"] == "MESSAGE_CREATE" and not e.flags & LATE
+        ]
         numbers = [int(e.frame["d"]["id"]) for e in found]
         assert numbers == sorted(numbers), story
     reactions = [e.frame["d"]["n"] for e in bench.journal if e.gap is None and e.frame["t"] == "MESSAGE_REACTION_ADD"]
