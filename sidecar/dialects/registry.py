@@ -11,6 +11,7 @@ from sidecar.variables import Variable
 
 _MODULES: Final[Mapping[str, str]] = {
     "relaycast": "sidecar.dialects.relaycast",
+    "discord": "sidecar.dialects.discord",
 }
 
 PLANNED: Final = ("relaycast", "fabric", "actioncable", "discord")

@@ -101,8 +101,9 @@ class _Child:
 class SidecarProcess(_Child):
     """`python -m sidecar run` on one data directory; the port that the first start found is kept."""
 
-    def __init__(self, upstream: str, data_dir: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, upstream: str, data_dir: Path, env: Mapping[str, str], dialect: str = "relaycast") -> None:
         super().__init__()
+        self.dialect = dialect
         self.upstream = upstream
         self.data_dir = data_dir
         self.env = dict(env)
@@ -117,7 +118,7 @@ class SidecarProcess(_Child):
             [sys.executable, "-m", "sidecar", "run"],
             {
                 **plain,
-                "SIDECAR_DIALECT": "relaycast",
+                "SIDECAR_DIALECT": self.dialect,
                 "SIDECAR_UPSTREAM": self.upstream,
                 "SIDECAR_LISTEN": listen,
                 "SIDECAR_DATA_DIR": str(self.data_dir),
