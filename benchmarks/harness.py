@@ -107,14 +107,15 @@ class Peer:
 class Sidecar:
     """A real `sidecar run`, as an operator would start it, on a data directory of its own."""
 
-    def __init__(self, upstream_port: int, directory: str) -> None:
+    def __init__(self, upstream_port: int, directory: str, **more: str) -> None:
+        """`more`: settings without `SIDECAR_`, in lower case, in place of these or beside them."""
         settings = {
             "SIDECAR_DIALECT": "relaycast",
             "SIDECAR_UPSTREAM": f"http://127.0.0.1:{upstream_port}",
             "SIDECAR_LISTEN": "127.0.0.1:0",
             "SIDECAR_DATA_DIR": directory,
             "SIDECAR_UPSTREAM_TOKEN": TOKEN,
-        }
+        } | {f"SIDECAR_{name.upper()}": value for name, value in more.items()}
         self._child = subprocess.Popen(
             [sys.executable, "-m", "sidecar", "run"],
             cwd=ROOT,

@@ -16,7 +16,7 @@ from benchmarks.peers import say
 
 
 async def relay(upstream: str) -> None:
-    """Serve `/v1/ws` in front of `upstream` (http://host:port): receive, send; bytes, no compression."""
+    """Serve every path in front of `upstream` (http://host:port): receive, send; bytes, no compression."""
 
     async def pump(
         source: aiohttp.ClientWebSocketResponse[Any] | web.WebSocketResponse[Any],
@@ -40,7 +40,7 @@ async def relay(upstream: str) -> None:
 
     async with aiohttp.ClientSession() as session:
         app = web.Application()
-        app.router.add_get("/v1/ws", handle)
+        app.router.add_get("/{path:.*}", handle)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

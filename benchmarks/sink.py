@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import socket
 import threading
 import time
 
 from benchmarks.peers import CLOSE, PING, PONG, FrameReader, Json, cpu_ns, obey, say, unmasked, ws_frame
+from benchmarks.serving import dial
 
 
 class Sink:
@@ -36,24 +35,7 @@ class Sink:
         return {"expecting": count}
 
     def connect(self, port: int, token: str) -> Json:
-        conn = socket.create_connection(("127.0.0.1", port), timeout=20)
-        conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        key = base64.b64encode(os.urandom(16)).decode()
-        conn.sendall(
-            f"GET /v1/ws?token={token} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
-        )
-        buf = b""
-        while b"\r\n\r\n" not in buf:
-            data = conn.recv(65536)
-            if not data:
-                break
-            buf += data
-        head, _, rest = buf.partition(b"\r\n\r\n")
-        status = head.split(b"\r\n", 1)[0].decode("latin-1")
-        if " 101 " not in status:
-            return {"error": f"upgrade refused: {status or 'connection closed'}"}
-        conn.settimeout(None)
+        conn, rest = dial(port, f"/v1/ws?token={token}")
         self._conn, self._closed = conn, False
         threading.Thread(target=self._read, args=(conn, rest), daemon=True).start()
         return {"connected": True}

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import socket
 import threading
 import time
-from email.utils import formatdate
 from typing import Any
-from urllib.parse import urlsplit
 
 from benchmarks import frames
 from benchmarks.peers import CLOSE, PING, PONG, TEXT, FrameReader, Json, obey, say, unmasked, ws_frame
+from benchmarks.serving import Server
 
-_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 _FRAMES_A_WRITE = 128  # 128 frames of 504 bytes: just under 64 KiB a write
 
 
-class Source:
+class Source(Server):
     """A Relaycast-like upstream for load: identity, empty lists, one agent socket, and frames on command.
 
     It has no ring: a resync is acknowledged with nothing replayed. A measurement in which a proxy had to redial is void,
@@ -27,53 +23,16 @@ class Source:
     """
 
     def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
         self._agents: dict[socket.socket, threading.Lock] = {}
         self._sent = 0
         self._next_ms = 0
         self._prepared = bytearray()
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def _accept(self) -> None:
-        while True:
-            conn, _ = self._listener.accept()
-            conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
+    def is_socket(self, path: str) -> bool:
+        return path == "/v1/ws"
 
-    def _serve(self, conn: socket.socket) -> None:
-        buf = b""
-        with conn:
-            try:
-                while True:
-                    while b"\r\n\r\n" not in buf:
-                        data = conn.recv(65536)
-                        if not data:
-                            return
-                        buf += data
-                    head, _, buf = buf.partition(b"\r\n\r\n")
-                    line, *rest = head.decode("latin-1").split("\r\n")
-                    method, target, _ = line.split(" ", 2)
-                    headers = {k.lower(): v.strip() for k, _, v in (h.partition(":") for h in rest)}
-                    path = urlsplit(target).path
-                    if path == "/v1/ws" and headers.get("upgrade", "").lower() == "websocket":
-                        accept = hashlib.sha1((headers["sec-websocket-key"] + _GUID).encode()).digest()
-                        conn.sendall(
-                            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                            b"Sec-WebSocket-Accept: " + base64.b64encode(accept) + b"\r\n\r\n"
-                        )
-                        self._agent(conn, buf)
-                        return
-                    body = int(headers.get("content-length", "0"))
-                    while len(buf) < body:
-                        buf += conn.recv(65536)
-                    buf = buf[body:]
-                    conn.sendall(self._answer(method, path))
-            except OSError:
-                return  # the proxy hung up; the next one dials anew
-
-    @staticmethod
-    def _answer(method: str, path: str) -> bytes:
+    def value(self, method: str, path: str) -> Any:
         """The envelopes of the wire page, section 6, with nothing in them."""
         data: Any = []
         if path == "/v1/agent":
@@ -82,12 +41,9 @@ class Source:
             data = {"parent": None, "replies": []}
         elif method != "GET":
             data = {}
-        body = json.dumps({"ok": True, "data": data}, separators=(",", ":")).encode()
-        return (
-            f"HTTP/1.1 200 OK\r\nDate: {formatdate(usegmt=True)}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        ).encode() + (b"" if method == "HEAD" else body)
+        return {"ok": True, "data": data}
 
-    def _agent(self, conn: socket.socket, rest: bytes) -> None:
+    def talk(self, conn: socket.socket, rest: bytes, target: str) -> None:
         lock = self._agents[conn] = threading.Lock()
         reader = FrameReader()
         data = rest
