@@ -182,10 +182,12 @@ class MessageFromDownstream(Input, frozen=True):
 
 
 class ConnOpened(Input, frozen=True):
-    """A WebSocket upgrade arrived and passed the guard. Answer with Accept, Refuse or Tunnel, now or later."""
+    """A WebSocket upgrade arrived and passed the guard. Answer with Accept, Refuse or Tunnel, now or later. `stopping`: a planned stop
+    is under way; what is accepted now gets no records, and the half's Draining follows within seconds."""
 
     conn: str
     head: Head
+    stopping: bool = False
 
 
 class ConnFrames(Input, frozen=True):

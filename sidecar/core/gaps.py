@@ -54,4 +54,5 @@ class GapBook(dict[str, GapRow]):
             first=gap.from_,
             last=gap.to,
             missing=gap.count,
+            detail=gap.detail or None,
         )

@@ -31,13 +31,15 @@ GAP_UNITS = frozenset(["offset", "seq", "time", "count"])
 
 
 class Gap(msgspec.Struct, frozen=True, omit_defaults=True, rename={"from_": "from"}):
-    """What is missing, in `unit`s: from and to are inclusive. `count`: events missing, when known."""
+    """What is missing, in `unit`s: from and to are inclusive. `count`: events missing, when known. `detail`: what else is known, for a
+    person: it shows in status and log, not on the native stream, whose gap frame the contract fixes."""
 
     reason: str
     unit: str
     from_: int
     to: int
     count: int | None = None
+    detail: str = ""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

@@ -57,6 +57,7 @@ class Conn:
         self._loop = asyncio.get_running_loop()
         self._closing = False
         self._farewell: asyncio.Task[None] | None = None
+        self._last: tuple[int, str] | None = None
 
     # --- orders --------------------------------------------------------------------------------------------------------------
 
@@ -78,7 +79,8 @@ class Conn:
 
     def _put(self, data: bytes) -> None:
         if self._ws is None:
-            self._early.append(data)
+            if self._last is None:
+                self._early.append(data)
             return
         transport = self.request.transport
         if transport is None or self._closing:
@@ -90,6 +92,10 @@ class Conn:
     def close(self, code: int | None, reason: str) -> None:
         """Close with a code, or abort at once."""
         if self._closing:
+            return
+        if self._ws is None and code is not None and self.decided.done():
+            # The handshake is not through: the close goes out behind it, and behind what was sent already.
+            self._last = self._last or (code, reason)
             return
         self._closing = True
         if not self.decided.done():
@@ -136,6 +142,8 @@ class Conn:
         if self._early:
             self._put(b"".join(self._early))
             self._early.clear()
+        if self._last is not None:
+            self.close(*self._last)
         code: int | None = None
         try:
             code = await self._read(ws)

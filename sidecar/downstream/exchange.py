@@ -115,4 +115,6 @@ class Exchange:
             tap=tap if route.tap else None,
             hold=hold if route.hold else None,
             rewrite=rewrite if route.rewrite else None,
+            drop=route.drop,
+            retype=route.retype,
         )

@@ -83,7 +83,7 @@ class NativeHalf:
     # --- opening -----------------------------------------------------------------------------------------------------------------
 
     def _opened(self, event: ev.ConnOpened) -> list[act.Action]:
-        if self._draining:
+        if self._draining or event.stopping:
             body = {"error": "the sidecar is stopping", "mend": "connect again in a moment"}
             return [_refuse(event.conn, 503, body, ("Retry-After", "1"))]
         wanted = read(event.head)

@@ -5,7 +5,7 @@ discord R7, actioncable R32, fabric R22). A request is written at most once (rel
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -103,16 +103,19 @@ async def forward(
     hold: Hold | None = None,
     tap: Tap | None = None,
     rewrite: Rewrite | None = None,
+    drop: Sequence[str] = (),
+    retype: Sequence[tuple[str, str]] = (),
     map_origin: bool = True,
 ) -> web.StreamResponse:
-    """Pass `request` to `base_url` + its raw target (or `target`) and stream the answer back.
+    """Pass `request` to `base_url` + its raw target (or `target`) and stream the answer back. `drop`: request fields that are left out, in
+    lower case; `retype`: content types that the agent is told instead of the upstream's.
 
     An upstream that cannot be reached, or closes without any answer, is reported with `unavailable`. One that breaks off in its
     answer breaks the agent's connection off; an agent that goes away resets the exchange upstream. Never raises for either.
     """
-    job = _Forward(request, http, unavailable, hold, tap, rewrite)
+    job = _Forward(request, http, unavailable, hold, tap, rewrite, dict(retype))
     url = base_url.rstrip("/") + (raw_target(request) if target is None else target)
-    headers = upstream_headers(request, base_url, map_origin=map_origin)
+    headers = [field for field in upstream_headers(request, base_url, map_origin=map_origin) if field[0].lower() not in drop]
     try:
         return await while_connected(request, job.run(url, headers))
     except (ConnectionError, web.RequestPayloadError):
@@ -163,6 +166,7 @@ class _Forward:
         hold: Hold | None,
         tap: Tap | None,
         rewrite: Rewrite | None,
+        retype: Mapping[str, str],
     ) -> None:
         self._request = request
         self._http = http
@@ -170,6 +174,7 @@ class _Forward:
         self._hold = hold
         self._tap = tap
         self._rewrite = rewrite
+        self._retype = retype
         self._asked = Copy()
 
     async def run(self, url: str, headers: list[Header]) -> web.StreamResponse:
@@ -179,11 +184,16 @@ class _Forward:
             headers = [(name, "identity" if name.lower() == "accept-encoding" else value) for name, value in headers]
         try:
             async with self._http.exchange(self._request.method, url, headers, body, interim=self._interim) as answer:
+                if self._retype:
+                    answer.headers = [self._told(*field) for field in answer.headers]
                 if self._rewrite is not None:
                     return await self._rewritten(answer, self._rewrite)
                 return await stream(self._request, answer, tap=self._tap, asked=self._asked)
         except UpstreamError as error:
             return await report(self._request, self._unavailable, error)
+
+    def _told(self, name: str, value: str) -> Header:
+        return name, self._retype.get(value.lower(), value) if name.lower() == "content-type" else value
 
     async def _rewritten(self, answer: Exchange, rewrite: Rewrite) -> web.StreamResponse:
         data = bytearray()

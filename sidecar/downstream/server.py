@@ -64,15 +64,13 @@ class Server:
         return ev.Head(request.method, raw_target(request), raw_headers(request), request.host)
 
     async def websocket(self, request: web.BaseRequest, half: str, kind: type[Conn | SseConn] = Conn) -> web.StreamResponse:
-        """A WebSocket upgrade, or (`kind`) a request for server-sent events, decided by a half. None begins during a planned stop."""
-        if self.engine.draining:
-            return await reply(request, 503, "", [("Connection", "close")], b"")
+        """A WebSocket upgrade, or (`kind`) a request for server-sent events, decided by a half."""
         name = f"c{next(self._serial)}"
         owner = "down:" + half
         conn = kind(name, request, lambda event: self.engine.feed(owner, event))
         self.driver.conns[name] = conn
         try:
-            self.engine.feed(owner, ev.ConnOpened(name, self.head(request)))
+            self.engine.feed(owner, ev.ConnOpened(name, self.head(request), self.engine.draining))
             decision = await self._decision(conn, request, owner)
             if isinstance(decision, act.Accept):
                 try:

@@ -162,12 +162,13 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def make_certificate(folder: Path) -> Path:
-    """Put a private CA's certificate and key for 127.0.0.1 and upstream.test into a folder; skips without openssl."""
+def make_certificate(folder: Path, *names: str) -> Path:
+    """Put a private CA's certificate and key for 127.0.0.1, upstream.test and these names into a folder; skips without openssl."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("no openssl command to make a certificate with")
-    subject = ["-subj", "/CN=sidecar test", "-addext", "subjectAltName=IP:127.0.0.1,DNS:upstream.test"]
+    known = ",".join(["IP:127.0.0.1", "DNS:upstream.test", *(f"DNS:{name}" for name in names)])
+    subject = ["-subj", "/CN=sidecar test", "-addext", f"subjectAltName={known}"]
     made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
     subprocess.run([*made, "-keyout", folder / "key.pem", "-out", folder / "cert.pem"], check=True, capture_output=True)
     return folder

@@ -708,3 +708,54 @@ def test_a_low_level_server_will_do() -> None:
                 await runner.cleanup()
 
     asyncio.run(scenario())
+
+
+def test_fields_that_are_dropped_stay_here_whatever_their_spelling() -> None:
+    async def scenario() -> None:
+        seen: list[list[bytes]] = []
+
+        async def serve(peer: Peer) -> None:
+            seen.append((await peer.head())[1])
+            await peer.send(OK)
+
+        async with upstream(serve) as up:
+
+            async def handler(request: web.BaseRequest) -> web.StreamResponse:
+                return await forward(request, UpstreamHttp(), up.url, unavailable=away, drop=("authorization", "cookie"))
+
+            async with serving(handler) as port:
+                await ask(port, lines_of(port, "GET /x HTTP/1.1", "AUTHORIZATION: Bot secret", "Cookie: a=b", "X-Kept: 1"))
+        assert seen == [[b"Host: 127.0.0.1:%d" % up.port, b"X-Kept: 1"]]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+@pytest.mark.parametrize(
+    ("theirs", "told"),
+    [
+        (b"application/json; charset=utf-8", b"application/json"),
+        (b"Application/JSON; charset=UTF-8", b"application/json"),
+        (b"text/html; charset=utf-8", b"text/html; charset=utf-8"),
+    ],
+)
+def test_a_content_type_is_told_as_the_dialect_wants_it(theirs: bytes, told: bytes, rewritten: bool) -> None:
+    async def scenario() -> None:
+        async def serve(peer: Peer) -> None:
+            await peer.head()
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: 2\r\n\r\n{}" % theirs)
+
+        def keep(status: int, headers: Sequence[Header], body: bytes) -> bytes:
+            return body
+
+        async with upstream(serve) as up:
+
+            async def handler(request: web.BaseRequest) -> web.StreamResponse:
+                retype = (("application/json; charset=utf-8", "application/json"),)
+                return await forward(request, UpstreamHttp(), up.url, unavailable=away, retype=retype, rewrite=keep if rewritten else None)
+
+            async with serving(handler) as port:
+                _, lines, _ = await ask(port, lines_of(port, "GET /x HTTP/1.1"))
+        assert b"Content-Type: " + told in lines
+
+    asyncio.run(scenario())

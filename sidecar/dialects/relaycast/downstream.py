@@ -207,7 +207,7 @@ class DownstreamHalf:
             return [act.Tunnel(event.conn)]
         if not token:
             return [act.Refuse(event.conn, 401)]
-        if self._draining:
+        if self._draining or event.stopping:
             return [act.Refuse(event.conn, 503)]
         conn = Conn(event.conn, token, event.head, query, f"{int(moment.random * 2**40):x}.{event.conn}")
         self._conns[conn.name] = conn

@@ -628,6 +628,14 @@ def test_r27_goodbye_is_1012_and_no_upgrade_is_accepted_any_more() -> None:
     assert only(act.Refuse, local.open("c3")).status == 503
 
 
+def test_a_socket_that_comes_during_a_planned_stop_is_refused_before_the_half_says_goodbye() -> None:
+    local = Local()
+    local.attached("c1")
+    head = ev.Head("GET", "/v1/ws?token=t1", [("User-Agent", "node")])
+    assert only(act.Refuse, local.tell(ev.ConnOpened("c2", head, stopping=True))).status == 503
+    assert not of(act.CloseConn, local.did)
+
+
 def test_a_reset_consumer_begins_anew() -> None:
     local = Local()
     local.attached()
