@@ -1,10 +1,11 @@
 """`python -m sidecar run`, but it kills itself with SIGKILL at a chosen place, and leaves word of what it counted.
 
-    python -m tests.crash.failpoints REPORT POINT CALLS [full]      # environment as for `sidecar run`
+    python -m tests.crash.failpoints REPORT POINT CALLS [full] [one]      # environment as for `sidecar run`
 
-It dies at the CALLS-th time that POINT is passed, counted from when two clients have been sent events by this process; with `full`
-only passes while a client's window is full count. POINT `none`: somebody else kills it. REPORT gets one JSON line for its death and
-one each time the metric `redelivered` moves, written at once, so that they outlive it. Production code knows nothing of this.
+It dies at the CALLS-th time that POINT is passed, counted from when two clients (`one`: a client whose frames may be compressed, known
+by the pings behind them) have been sent events by this process; with `full` only passes while a client's window is full count. POINT
+`none`: somebody else kills it. REPORT gets one JSON line for its death and one each time the metric `redelivered` moves, written at
+once, so that they outlive it. Production code knows nothing of this.
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ CLIENTS = 2
 class Death:
     """Counts passes of one point and dies at the right one."""
 
-    def __init__(self, report: int, calls: int, only_full: bool) -> None:
+    def __init__(self, report: int, calls: int, only_full: bool, clients: int) -> None:
         self.report = report
         self.left = calls
         self.only_full = only_full
+        self.clients = clients
         self.served: set[str] = set()
         self.courier: Courier | None = None
         self._lock = threading.Lock()
@@ -60,7 +62,7 @@ class Death:
         return max([session.out_records for session in list(courier.sessions.values())], default=0), courier.window
 
     def passed(self, point: str) -> None:
-        if len(self.served) < CLIENTS:
+        if len(self.served) < self.clients:
             return
         out, window = self.fullest()
         if self.only_full and out < window:
@@ -74,11 +76,16 @@ class Death:
 
 def install(death: Death, point: str) -> None:
     """Put the wrappers in place."""
-    send, add, begin = Conn.send, Counters.add, Courier.__init__
+    send, ping, add, begin = Conn.send, Conn.ping, Counters.add, Courier.__init__
 
     def sending(self: Conn, frames: Any, *rest: Any) -> None:
         send(self, frames, *rest)
-        if len(death.served) < CLIENTS and any(b'"agent_seq"' in frame for frame in frames):
+        if len(death.served) < death.clients and any(b'"agent_seq"' in frame for frame in frames):
+            death.served.add(self.name)
+
+    def pinging(self: Conn, payload: bytes) -> None:
+        ping(self, payload)
+        if death.clients < CLIENTS:
             death.served.add(self.name)
 
     def adding(self: Counters, name: str, by: int = 1, **labels: str) -> None:
@@ -91,6 +98,7 @@ def install(death: Death, point: str) -> None:
         begin(self, *arguments, **named)
 
     setattr(Conn, "send", sending)  # noqa: B010 - a method replaced on purpose
+    setattr(Conn, "ping", pinging)  # noqa: B010
     setattr(Counters, "add", adding)  # noqa: B010
     setattr(Courier, "__init__", beginning)  # noqa: B010
     if point == "commit":
@@ -129,7 +137,7 @@ def main() -> int:
     """Run the sidecar until it dies."""
     report, point, calls, *rest = sys.argv[1:]
     handle = os.open(report, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    install(Death(handle, int(calls), "full" in rest), point)
+    install(Death(handle, int(calls), "full" in rest, 1 if "one" in rest else CLIENTS), point)
     return cli.main(["run"])
 
 

@@ -59,8 +59,8 @@ class Reference(_Child):
 class Crashable(SidecarProcess):
     """A sidecar process; with `arm` set, its next start is one that kills itself (failpoints.py). `pids`: of its lives."""
 
-    def __init__(self, upstream: str, data_dir: Path, env: Mapping[str, str], report: Path) -> None:
-        super().__init__(upstream, data_dir, env)
+    def __init__(self, upstream: str, data_dir: Path, env: Mapping[str, str], report: Path, dialect: str = "relaycast") -> None:
+        super().__init__(upstream, data_dir, env, dialect)
         self.report = report
         self.arm: Sequence[str] = ()
         self.pids: list[int] = []

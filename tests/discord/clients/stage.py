@@ -53,13 +53,22 @@ class Stage:
     async def __aenter__(self) -> Self:
         await self.upstream.__aenter__()
         self._http = aiohttp.ClientSession()
-        self.sidecar = SidecarProcess(self.upstream.url, self._folder / "journal", self._knobs, "discord")
+        self.sidecar = self._process()
         try:
             await self.sidecar.start()
         except BaseException:
             await self._end()
             raise
         return self
+
+    def _process(self) -> SidecarProcess:
+        """The sidecar, not started yet."""
+        return SidecarProcess(self.upstream.url, self._folder / "journal", self._knobs, "discord")
+
+    @property
+    def address(self) -> str:
+        """Where the bot is pointed at."""
+        return self.sidecar.url
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._end()
@@ -75,14 +84,15 @@ class Stage:
     async def connect(self, *, busy_ms: float = 0) -> None:
         """Start the bot (again), and wait until it is ready and the upstream has a session's socket."""
         before = self.bot.states["ready"]
-        await self.bot.start(TOKEN, self.sidecar.url, busy_ms=busy_ms)
+        await self.bot.start(TOKEN, self.address, busy_ms=busy_ms)
         await self.states("ready", before + 1)
         await self.connected()
 
     async def states(self, name: str, count: int) -> None:
         """Wait until the bot has told a state so often."""
         await until(
-            lambda: self.bot.states[name] >= count or not self.bot.alive, lambda: f"no {count} × {name}: {self.bot.states}\n{self.bot.tail()}"
+            lambda: self.bot.states[name] >= count or not self.bot.alive,
+            lambda: f"no {count} × {name}: {self.bot.states}\n{self.bot.tail()}",
         )
         assert self.bot.states[name] >= count, f"the bot ended:\n{self.bot.tail()}"
 
@@ -99,7 +109,9 @@ class Stage:
 
     async def has_all(self) -> None:
         """Wait until as many came as were posted; then they are these: none lost, none twice, in order."""
-        await until(lambda: len(set(self.bot.contents())) >= len(self.posted), lambda: f"{len(self.bot.contents())} of {len(self.posted)} came")
+        await until(
+            lambda: len(set(self.bot.contents())) >= len(self.posted), lambda: f"{len(self.bot.contents())} of {len(self.posted)} came"
+        )
         assert self.bot.contents() == self.posted
 
     async def status(self) -> dict[str, Any]:

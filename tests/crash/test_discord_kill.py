@@ -1,0 +1,92 @@
+"""SIGKILL of the sidecar fifty times under load, before unmodified bots: 0 lost, 0 twice, and the upstream session lives on (issue 3)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.clients.processes import until
+from tests.crash.discord_stage import CrashStage
+from tests.crash.failpoints import POINTS
+from tests.discord.clients.bots import BotClients
+
+SHARES = {"python": 16, "djs": 17, "carbon": 17}
+SEED = int(os.environ.get("CRASH_SEED", "20"))
+KINDS = [*POINTS, "none"]
+
+
+def plan(kills: int, seed: int) -> list[tuple[str, ...]]:
+    """How each life of the sidecar ends: at a point, in every second round only while the window is full; or at any moment."""
+    drawn = random.Random(seed)
+    lives: list[tuple[str, ...]] = []
+    for number in range(kills):
+        point = KINDS[(number + seed) % len(KINDS)]
+        if point == "none":
+            lives.append((point, "1", "one"))
+        elif number % 2:
+            lives.append((point, str(drawn.randint(1, 40)), "one"))
+        else:
+            lives.append((point, str(drawn.randint(1, 4)), "full", "one"))
+    return lives
+
+
+async def lives(clients: BotClients, kind: str, folder: Path, kills: int, seed: int) -> None:
+    drawn = random.Random(seed)
+    folder.mkdir()
+    async with CrashStage(clients, kind, folder) as at:
+        sidecar = at.crashable
+        await at.connect()
+        at.flow()
+        await at.served(drawn)
+        # The life so far ends at some moment, too.
+        sidecar.signal(signal.SIGKILL)
+        await sidecar.ended()
+        planned = plan(kills - 1, seed)
+        for arm in planned:
+            sidecar.arm = arm
+            await sidecar.start()
+            if arm[0] == "none":
+                await at.served(drawn)
+                sidecar.signal(signal.SIGKILL)
+            await until(lambda: not sidecar.alive, lambda: f"{sidecar.arm} never happened; the sidecar said:\n{sidecar.tail()}")
+            assert await sidecar.ended() == -signal.SIGKILL, sidecar.tail()
+        sidecar.arm = ()
+        await sidecar.start()
+        await at.served(drawn)
+        await at.ebb()
+        await at.has_all()
+        at.check()
+        assert len(at.world.ledger.resumes) >= kills // 2
+        assert (await at.stream())["gaps"] == 0
+        deaths = [line["point"] for line in sidecar.said() if "point" in line]
+        assert Counter(deaths) == Counter(arm[0] for arm in planned if arm[0] != "none")
+        full = sum(line["out"] >= line["window"] for line in sidecar.said() if "point" in line)
+        print(f"{kind}: {kills} kills, {full} with the window full, {len(at.posted)} messages, {len(at.world.ledger.resumes)} RESUMEs")
+
+
+@pytest.fixture
+def clients() -> BotClients:
+    """All of them; one that cannot be had is a skip for a person, a failure where CI=true."""
+    found = BotClients()
+    for kind in SHARES:
+        if why := found.missing(kind):
+            (pytest.fail if os.environ.get("CI", "").lower() == "true" else pytest.skip)(why)
+    return found
+
+
+def test_fifty_kills_at_300_messages_a_second_lose_nothing_bring_nothing_twice_and_the_upstream_is_resumed(
+    clients: BotClients, tmp_path: Path
+) -> None:
+    assert sum(SHARES.values()) >= 50
+
+    async def play() -> None:
+        each = enumerate(SHARES.items())
+        await asyncio.gather(*(lives(clients, kind, tmp_path / kind, kills, SEED + n) for n, (kind, kills) in each))
+
+    asyncio.run(play())
