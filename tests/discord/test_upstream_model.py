@@ -826,7 +826,7 @@ def test_attachments_by_multipart_and_by_upload_address() -> None:
         "POST", f"/channels/{bench.world.channel.id}/attachments", {"files": [{"id": "0", "filename": "b.txt", "file_size": 2}]}
     )
     (place,) = json.loads(asked.body)["attachments"]
-    bench.rest.answer("PUT", place["upload_url"].removeprefix("https://cdn.discordapp.com"), {}, b"hi")
+    bench.rest.answer("PUT", place["upload_url"].removeprefix(bench.world.settings.uploads), {}, b"hi")
     told = {"attachments": [{"id": "0", "filename": "b.txt", "uploaded_filename": place["upload_filename"]}]}
     (shape,) = json.loads(bench.call("POST", path, told).body)["attachments"]
     assert (shape["filename"], shape["size"]) == ("b.txt", 2)

@@ -13,9 +13,13 @@ UPLOADS: Final = ("discord-attachments-uploads-prd.storage.googleapis.com",)
 
 
 def localised(data: bytes, origin: str, hosts: Sequence[str] = SHOWN) -> bytes:
-    """JSON bytes with the addresses of these hosts on `origin` (`http://127.0.0.1:8787`) instead."""
-    for host in hosts:
-        data = data.replace(b"https://%b/" % host.encode(), b"%b%b%b/" % (origin.encode(), PREFIX.encode(), host.encode()))
+    """JSON bytes with the addresses of these hosts on `origin` (`http://127.0.0.1:8787`) instead. Slashes may be escaped (RFC 8259,
+    section 7)."""
+    here = origin.encode() + PREFIX.encode()
+    for name in hosts:
+        host = name.encode()
+        data = data.replace(b"https://" + host + b"/", here + host + b"/")
+        data = data.replace(rb"https:\/\/" + host + rb"\/", here + host + b"/")
     return data
 
 

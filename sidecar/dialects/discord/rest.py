@@ -1,7 +1,11 @@
-"""REST through the sidecar (discord R4, R6 to R8): two answers of its own, media addresses on request, all else as it is."""
+"""REST through the sidecar (discord R4, R6 to R8): two answers of its own, media addresses on request, all else as it is.
+
+Some third-party servers add a charset to `application/json`, which some clients do not take; it is left out towards them (R6).
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -17,6 +21,11 @@ _GATEWAY: Final = frozenset(prefix + "/gateway" for prefix in _PREFIXES)
 _BOT: Final = frozenset(prefix + "/gateway/bot" for prefix in _PREFIXES)
 _JSON: Final = (("Content-Type", "application/json"),)
 """Exactly this: some clients compare it literally (R6)."""
+PLAIN: Final = (("application/json; charset=utf-8", "application/json"), ("application/json;charset=utf-8", "application/json"))
+"""JSON is UTF-8 with or without it (RFC 8259, section 8.1)."""
+_PRIVATE: Final = ("authorization", "cookie")
+"""Request fields that are the upstream's alone: a media host is somebody else."""
+_UPLOAD: Final = re.compile(r"/channels/[^/?]+/attachments(\?|$)")
 _START_LIMIT: Final = {"total": 1000, "remaining": 1000, "reset_after": 14_400_000, "max_concurrency": 1}
 """Local IDENTIFYs cost nothing (R4)."""
 
@@ -41,9 +50,9 @@ def answer(exchange: str, head: Head, *, shards: int, media: bool) -> act.Respon
     if media:
         place = remote(head.target)
         if place is not None:
-            return act.Route(exchange, base=place[0], target=place[1])
-        return act.Route(exchange, rewrite="media")
-    return act.Route(exchange)
+            return act.Route(exchange, base=place[0], target=place[1], drop=_PRIVATE)
+        return act.Route(exchange, rewrite="media", retype=PLAIN)
+    return act.Route(exchange, retype=PLAIN)
 
 
 def _respond(exchange: str, body: Any) -> act.Respond:
@@ -55,7 +64,7 @@ def rewrite_media(head: Head, status: int, headers: Sequence[tuple[str, str]], b
     kind = next((value for name, value in headers if name.lower() == "content-type"), "")
     if kind.partition(";")[0].strip().lower() != "application/json":
         return body
-    asks_to_upload = head.method == "POST" and head.target.partition("?")[0].endswith("/attachments")
+    asks_to_upload = head.method == "POST" and _UPLOAD.search(head.target) is not None
     return localised(body, origin_of(head.host), (*SHOWN, *UPLOADS) if asks_to_upload else SHOWN)
 
 

@@ -79,7 +79,7 @@ def test_r4_shards_are_the_upstreams_last_known_of_that_bot_also_after_a_restart
     ],
 )
 def test_r7_all_else_goes_to_the_upstream_as_it_is(method: str, target: str) -> None:
-    assert asked(Scene(), target, method) == act.Route("x1")
+    assert asked(Scene(), target, method) == act.Route("x1", retype=rest.PLAIN)
 
 
 def test_r7_an_upstream_that_is_away_is_told_in_its_own_envelope() -> None:
@@ -98,11 +98,11 @@ def test_r8_local_media_is_fetched_from_a_fixed_list_of_hosts_only() -> None:
         ),
     }
     for target, (base, to) in cases.items():
-        assert asked(scene, target) == act.Route("x1", base=base, target=to)
+        assert asked(scene, target) == act.Route("x1", base=base, target=to, drop=("authorization", "cookie"))
     for target in ("/_media/evil.example/x", "/_media/cdn.discordapp.com", "/_media/cdn.discordapp.com@evil.example/x", "/_media//x"):
         route = asked(scene, target)
         assert isinstance(route, act.Route)
-        assert route.base is None, target
+        assert route.base is None and route.target is None, target
 
 
 def rewritten(target: str, body: bytes, *, method: str = "GET", kind: str = "application/json") -> bytes:
@@ -111,7 +111,7 @@ def rewritten(target: str, body: bytes, *, method: str = "GET", kind: str = "app
 
 
 def test_r8_addresses_in_json_answers_are_on_our_origin() -> None:
-    assert asked(Scene(media="local"), "/api/v10/channels/1") == act.Route("x1", rewrite="media")
+    assert asked(Scene(media="local"), "/api/v10/channels/1") == act.Route("x1", rewrite="media", retype=rest.PLAIN)
     body = b'{"a":"https://cdn.discordapp.com/x","b":"https://media.discordapp.net/y","c":"https://discord.com/z"}'
     here = b'{"a":"http://localhost:1/_media/cdn.discordapp.com/x","b":"http://localhost:1/_media/media.discordapp.net/y","c":"https://discord.com/z"}'
     assert rewritten("/api/v10/channels/1", body) == here
@@ -125,4 +125,11 @@ def test_r8_upload_addresses_are_so_only_where_they_are_handed_out() -> None:
     here = b'{"attachments":[{"upload_url":"http://localhost:1/_media/%b"}]}' % place
     assert rewritten("/api/v10/channels/1/attachments?x=1", body, method="POST") == here
     assert rewritten("/api/v10/channels/1/attachments", body) == body
+    assert rewritten("/api/v10/guilds/1/attachments", body, method="POST") == body
     assert rewritten("/api/v10/channels/1/messages", body, method="POST") == body
+
+
+def test_r8_slashes_may_be_escaped() -> None:
+    body = rb'{"a":"https:\/\/cdn.discordapp.com\/x\/y","b":"https:\/\/discord.com\/z"}'
+    found = msgspec.json.decode(rewritten("/api/v10/channels/1", body))
+    assert found == {"a": "http://localhost:1/_media/cdn.discordapp.com/x/y", "b": "https://discord.com/z"}

@@ -66,7 +66,7 @@ def on_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, play: Callable[[St
             known = request.headers.get("Authorization") == f"Bot {TOKEN}"
             return web.Response(status=200 if known else 401, body=msgspec.json.encode({"id": BOT}), content_type="application/json")
         body = msgspec.json.encode({"icon": "https://cdn.discordapp.com/x", "path": request.raw_path})
-        return web.Response(body=body, content_type="application/json")
+        return web.Response(body=body, headers={"Content-Type": request.headers.get("X-Want", "application/json")})
 
     async def main() -> None:
         app = web.Application()
@@ -179,3 +179,21 @@ def test_r4_r6_r8_rest_on_the_wire(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
             assert int(answer.headers["Content-Length"]) == len(await answer.read())
 
     on_stage(monkeypatch, tmp_path, play, media="local")
+
+
+@pytest.mark.parametrize("media", ["keep", "local"])
+def test_r6_a_charset_that_the_upstream_adds_is_left_out_and_other_types_stay(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, media: str
+) -> None:
+    async def play(stage: Stage) -> None:
+        for theirs, ours in {
+            "application/json; charset=utf-8": "application/json",
+            "application/json;charset=UTF-8": "application/json",
+            "application/problem+json; charset=utf-8": "application/problem+json; charset=utf-8",
+            "text/plain; charset=utf-8": "text/plain; charset=utf-8",
+        }.items():
+            async with stage.http.get(stage.sidecar.url + "/api/v10/users/7", headers={"X-Want": theirs}) as answer:
+                assert answer.headers.getall("Content-Type") == [ours]
+                assert msgspec.json.decode(await answer.read())["path"] == "/api/v10/users/7"
+
+    on_stage(monkeypatch, tmp_path, play, media=media)

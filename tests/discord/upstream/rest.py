@@ -343,7 +343,7 @@ class Rest:
         given = []
         for file in asked.json().get("files") or []:
             name = f"{self.world.ids.next()}/{file['filename']}"
-            given.append({"id": file.get("id"), "upload_url": f"{self.world.settings.media}/upload/{name}", "upload_filename": name})
+            given.append({"id": file.get("id"), "upload_url": f"{self.world.settings.uploads}/upload/{name}", "upload_filename": name})
         assert channel is not None
         return {"attachments": given}
 

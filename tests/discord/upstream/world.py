@@ -55,6 +55,8 @@ class Settings:
     """Between the last frame of a cut replay and the cut."""
     media: str = "https://cdn.discordapp.com"
     """Origin in attachment addresses."""
+    uploads: str = "https://discord-attachments-uploads-prd.storage.googleapis.com"
+    """Origin in upload addresses."""
 
 
 class Bot:
