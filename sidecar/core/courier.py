@@ -105,6 +105,7 @@ class Courier:
                 row = msgspec.json.decode(value, type=CursorRow)
                 name = key[4:].decode()
                 consumer = Consumer(stream, name, row.offset, True, row.seen, row.quality)
+                consumer.resets = row.resets
                 if not clean:
                     consumer.handed = min(row.offset + self.window, self.book(stream).committed)
                 self.consumers[stream, name] = consumer
@@ -243,6 +244,7 @@ class Courier:
         offset = max(0, min(offset, self.book(stream).committed))
         self.dirty.discard(old)
         consumer = self.consumers[stream, name] = Consumer(stream, name, offset, False, moment.wall, old.quality)
+        consumer.resets = old.resets + 1
         self.dirty.add(consumer)
         self.flush(True)
         return consumer
@@ -252,7 +254,7 @@ class Courier:
     def put_cursors(self, batch: Batch) -> None:
         """Put the rows of all consumers whose cursor moved into a batch."""
         for consumer in sorted(self.dirty, key=lambda c: (c.stream, c.name)):
-            row = CursorRow(consumer.cursor, consumer.seen, consumer.quality)
+            row = CursorRow(consumer.cursor, consumer.seen, consumer.quality, consumer.resets)
             key = layout.cursor_key(self.book(consumer.stream).sid, consumer.name)
             batch.put(Table.CURSORS, key, msgspec.json.encode(row))
             self.in_flight.append((consumer, consumer.cursor))

@@ -187,9 +187,10 @@ class SeekMark:
 
 class Consumer:
     """A named reader of one stream, or an unnamed one (`name` empty: nothing durable). `cursor`: taken, as credited; `durable`: the
-    same on disk; `handed`: highest offset that went out to anyone; `sessions`: in the order they attached; `seen`: Unix seconds."""
+    same on disk; `handed`: highest offset that went out to anyone; `sessions`: in the order they attached; `seen`: Unix seconds;
+    `resets`: times the operator set it."""
 
-    __slots__ = ("cursor", "durable", "handed", "known", "name", "quality", "seen", "sessions", "stream")
+    __slots__ = ("cursor", "durable", "handed", "known", "name", "quality", "resets", "seen", "sessions", "stream")
 
     def __init__(self, stream: str, name: str, cursor: int, known: bool, seen: float, quality: str = "none") -> None:
         self.stream = stream
@@ -198,6 +199,7 @@ class Consumer:
         self.known = known
         self.seen = seen
         self.quality = quality
+        self.resets = 0
         self.sessions: list[Session] = []
 
     def mover(self) -> Session | None:

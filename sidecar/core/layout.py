@@ -61,11 +61,13 @@ class StreamRow(msgspec.Struct, frozen=True):
 
 
 class CursorRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A consumer's durable cursor: `offset` taken; `seen`: Unix seconds when it was last connected; `quality` of its receipts."""
+    """A consumer's durable cursor: `offset` taken; `seen`: Unix seconds when it was last connected; `quality` of its receipts;
+    `resets`: how often the operator has set it to another place."""
 
     offset: int
     seen: float
     quality: str = "none"
+    resets: int = 0
 
 
 def state_key(owner: str, key: str) -> bytes:

@@ -31,5 +31,9 @@ class EngineView:
         found = self._engine.courier.consumers.get((stream, consumer))
         return found.cursor if found else None
 
+    def resets(self, stream: str, consumer: str) -> int:
+        found = self._engine.courier.consumers.get((stream, consumer))
+        return found.resets if found else 0
+
     def streams(self) -> Sequence[str]:
         return list(self._engine.admission.books)

@@ -40,6 +40,9 @@ class View(Protocol):
     def cursor(self, stream: str, consumer: str) -> int | None:
         """A consumer's cursor (offset), None if it was never seen."""
 
+    def resets(self, stream: str, consumer: str) -> int:
+        """How often the operator has set this consumer to another place: a position an agent states from before counts no more."""
+
     def streams(self) -> Sequence[str]:
         """Names of all streams of this journal."""
 

@@ -121,6 +121,6 @@ def _write(store: Store, order: Order) -> Done:
     key = cursor_key(sid, consumer)
     row = msgspec.json.decode(store.get(Table.CURSORS, key) or b"", type=CursorRow)
     batch = Batch()
-    batch.put(Table.CURSORS, key, msgspec.json.encode(msgspec.structs.replace(row, offset=cursor)))
+    batch.put(Table.CURSORS, key, msgspec.json.encode(msgspec.structs.replace(row, offset=cursor, resets=row.resets + 1)))
     store.apply(batch)
     return Done(stream, consumer, row.offset, cursor)

@@ -12,6 +12,7 @@ from sidecar.core.courier import TAIL_BYTES
 from sidecar.core.delivery import WINDOW_BYTES
 from sidecar.core.layout import Table
 from sidecar.core.record import Gap
+from sidecar.core.view import EngineView
 from sidecar.journal.model import ModelStore
 from tests.core.fake import Fake
 
@@ -744,6 +745,26 @@ def test_a_reset_wins_over_receipts_under_way() -> None:
     made.engine.reset("S", "agent", 1)
     made.run()
     assert made.durable() == 1
+
+
+def test_how_often_the_operator_reset_a_consumer_is_known_after_a_kill_too() -> None:
+    made = world(6)
+    made.attach("s")
+    made.run()
+    view = EngineView(made.engine, str)
+    assert (view.resets("S", "agent"), view.resets("S", "nobody")) == (0, 0)
+    made.engine.reset("S", "agent", 1)
+    made.run()
+    made.engine.reset("S", "agent", 3)
+    assert view.resets("S", "agent") == 2
+    made.run()
+    made.attach("t")
+    made.run()
+    made.receipt("t", 5)
+    made.wait(0.05)
+    made.reboot()
+    made.own()
+    assert (made.durable(), EngineView(made.engine, str).resets("S", "agent")) == (5, 2)
 
 
 def test_two_journals_worth_of_streams_do_not_meet() -> None:

@@ -162,6 +162,7 @@ class FakeView:
         self.known: set[tuple[str, str, bytes]] = set()
         self.streams_: dict[str, StreamFacts] = {}
         self.cursors: dict[tuple[str, str], int] = {}
+        self.resets_: dict[tuple[str, str], int] = {}
 
     def stream(self, name: str, head: int = 0, first: int = 1, ordinal: int | None = None) -> FakeView:
         """Set a stream's facts."""
@@ -176,6 +177,9 @@ class FakeView:
 
     def cursor(self, stream: str, consumer: str) -> int | None:
         return self.cursors.get((stream, consumer))
+
+    def resets(self, stream: str, consumer: str) -> int:
+        return self.resets_.get((stream, consumer), 0)
 
     def streams(self) -> Sequence[str]:
         return list(self.streams_)

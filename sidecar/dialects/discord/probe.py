@@ -1,4 +1,4 @@
-"""How `sidecar check` tries Discord: whose token is it, what may it identify, may it open the gateway (discord R4, R9, sections 1.2 and 1.4)."""
+"""How `sidecar check` tries Discord: whose token is it, what may it identify, has it IDENTIFYs left (discord R4, R9, section 1.4)."""
 
 from __future__ import annotations
 
@@ -63,5 +63,6 @@ def _refused(answer: Answer, what: str) -> Finding:
             "set it to the bot's present token (Developer Portal, Bot, Reset Token), without the word Bot before it",
         )
     if answer.status == 429:
-        return Finding(_UPSTREAM, f"limits this address now (429 to {what})", "wait, and look for another program that asks with this token")
-    return Finding(_UPSTREAM, f"answers {what} with status {answer.status}", "see whether the server is healthy and this is its origin, without a path")
+        return Finding(_UPSTREAM, f"limits this address now (429 to {what})", "wait, and look for what else asks with this token")
+    text = f"answers {what} with status {answer.status}"
+    return Finding(_UPSTREAM, text, "see whether the server is healthy and this is its origin, without a path")
