@@ -4,7 +4,8 @@
 //
 // `baseUrl` is given by the library's own knobs: the gateway plugin's second argument and `requestOptions.baseUrl`. `out` is the
 // ground truth of what the listeners got: one JSON line for each event, written synchronously when the listener is done with it
-// (after `busyMs` of work). State changes go to stdout. A message "!say …" is answered over REST.
+// (after `busyMs` of work). State changes go to stdout. A message "!say …" is answered over REST;
+// "!presence …", "!voice" and "!members" send a command to the gateway. SIGTERM ends it as its own close does.
 //
 // With `race` = {readyTimeoutMs}, the plugin is subclassed in the way that lost READY for good (wire page section 5): it asks for
 // the metadata before it lets the base class set `client`, while a lifecycle timer disconnects and connects until READY came.
@@ -45,8 +46,15 @@ const listeners = [
   listener(carbon.GuildAvailableListener, (data) => tell('guild_available', { guild: data.guild.id })),
   listener(carbon.MessageCreateListener, async ({ rawMessage: m }, client) => {
     wrote('MESSAGE_CREATE', { id: m.id, channel: m.channel_id, guild: m.guild_id, author: m.author.id, content: m.content });
-    if (m.content.startsWith('!say ')) await client.rest.post(`/channels/${m.channel_id}/messages`, { body: { content: m.content.slice(5) } });
+    const [name, ...rest] = m.content.split(' ');
+    if (name === '!say') await client.rest.post(`/channels/${m.channel_id}/messages`, { body: { content: rest.join(' ') } });
+    if (name === '!presence') {
+      plugin.updatePresence({ since: null, activities: [{ name: rest.join(' '), type: 0 }], status: 'online', afk: false });
+    }
+    if (name === '!voice') plugin.updateVoiceState({ guild_id: m.guild_id, channel_id: m.channel_id, self_mute: false, self_deaf: false });
+    if (name === '!members') plugin.requestGuildMembers({ guild_id: m.guild_id, query: '', limit: 0, nonce: m.id });
   }),
+  listener(carbon.GuildMembersChunkListener, (data) => tell('members', { count: data.members.length })),
   listener(carbon.MessageUpdateListener, ({ id, channel_id: channel, content }) => wrote('MESSAGE_UPDATE', { id, channel, content })),
   listener(carbon.MessageDeleteListener, ({ id, channel_id: channel }) => wrote('MESSAGE_DELETE', { id, channel })),
   listener(carbon.MessageReactionAddListener, (data) => {
@@ -107,4 +115,9 @@ if (told.race) {
     plugin.connect(false);
   }, told.race.readyTimeoutMs);
 }
+process.once('SIGTERM', () => {
+  plugin.disconnect();
+  tell('ended');
+  setTimeout(() => process.exit(0), 100);
+});
 tell('started', { shards: client.totalShards ?? null });

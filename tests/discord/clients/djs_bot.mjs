@@ -4,7 +4,7 @@
 //
 // `baseUrl` is given by the library's own knob. `out` is the ground truth of what the handlers got: one JSON line for each event,
 // written synchronously when the handler is done with it (after `busyMs` of work). State changes go to stdout. A message "!say …"
-// is answered over REST.
+// is answered over REST; "!presence …", "!voice" and "!members" send a command to the gateway. SIGTERM ends it as its own close does.
 
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
@@ -43,7 +43,11 @@ client.on(Events.ShardError, (error) => tell('error', { message: String(error) }
 client.on(Events.MessageCreate, async (message) => {
   const guild = message.guildId ?? undefined;
   wrote('MESSAGE_CREATE', { id: message.id, channel: message.channelId, guild, author: message.author.id, content: message.content });
-  if (message.content.startsWith('!say ')) await message.channel.send(message.content.slice(5));
+  const [name, ...rest] = message.content.split(' ');
+  if (name === '!say') await message.channel.send(rest.join(' '));
+  if (name === '!presence') client.user.setPresence({ activities: [{ name: rest.join(' ') }] });
+  if (name === '!voice') message.guild.shard.send({ op: 4, d: { guild_id: guild, channel_id: message.channelId, self_mute: false, self_deaf: false } });
+  if (name === '!members') tell('members', { count: (await message.guild.members.fetch()).size });
 });
 client.on(Events.MessageUpdate, (_, message) => {
   wrote('MESSAGE_UPDATE', { id: message.id, channel: message.channelId, content: message.content });
@@ -57,6 +61,12 @@ for (const [event, t] of [
 }
 client.on(Events.InteractionCreate, (interaction) => {
   wrote('INTERACTION_CREATE', { id: interaction.id, channel: interaction.channelId });
+});
+
+process.once('SIGTERM', async () => {
+  await client.destroy();
+  tell('ended');
+  process.exit(0);
 });
 
 client.login(told.token).catch((error) => {

@@ -4,14 +4,17 @@
 
 `baseUrl` is the origin of REST and gateway, given by the library's own two knobs. `out` is the ground truth of what the handlers
 got: one JSON line for each event, written synchronously when the handler is done with it (after `busyMs` of work). State changes
-(ready, resumed, disconnect) go to stdout. A message "!say …" is answered over REST.
+(ready, resumed, disconnect) go to stdout. A message "!say …" is answered over REST; "!presence …", "!voice" and "!members" send a
+command to the gateway. SIGTERM ends it as its own close does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -39,7 +42,8 @@ class Bot(discord.Client):
         os.write(self._out, json.dumps(row).encode() + b"\n")
 
     async def on_ready(self) -> None:
-        _tell("ready", user=self.user and str(self.user.id), guilds=[str(guild.id) for guild in self.guilds])
+        members = sum(len(guild.members) for guild in self.guilds)
+        _tell("ready", user=self.user and str(self.user.id), guilds=[str(guild.id) for guild in self.guilds], members=members)
 
     async def on_resumed(self) -> None:
         _tell("resumed")
@@ -59,6 +63,16 @@ class Bot(discord.Client):
         self._wrote("MESSAGE_CREATE", content=message.content, **shown)
         if message.content.startswith(SAY):
             await message.channel.send(message.content.removeprefix(SAY))
+        await self._command(message)
+
+    async def _command(self, message: discord.Message) -> None:
+        name, _, rest = message.content.partition(" ")
+        if name == "!presence":
+            await self.change_presence(activity=discord.Game(rest))
+        elif name == "!voice" and message.guild is not None:
+            await message.guild.change_voice_state(channel=message.channel)  # type: ignore[arg-type]
+        elif name == "!members" and message.guild is not None:
+            _tell("members", count=len(await message.guild.query_members("m", limit=100)))
 
     async def on_raw_message_edit(self, event: discord.RawMessageUpdateEvent) -> None:
         self._wrote("MESSAGE_UPDATE", id=event.message_id, channel=event.channel_id, content=event.data.get("content"))
@@ -89,8 +103,12 @@ async def main() -> None:
     if "intents" in told:
         intents = discord.Intents._from_value(told["intents"])
     discord.utils.setup_logging(root=True)
-    async with Bot(told, intents) as bot:
-        await bot.start(told["token"])
+    running = asyncio.current_task()
+    assert running is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        async with Bot(told, intents) as bot:
+            await bot.start(told["token"])
     _tell("ended")
 
 
