@@ -26,8 +26,8 @@ from sidecar.dialects.discord.inflate import Corrupt, Inflate
 from sidecar.dialects.discord.ports import Account, Owner
 
 CONNECT_S, HELLO_S, READY_S, RESUME_S = 10.0, 20.0, 25.0, 20.0
-MAX_RESUMES = 3
-"""RESUMEs without an answer after which a session counts as poisoned (R30)."""
+MAX_RESUMES, MAX_PUT_OFF = 3, 10
+"""RESUMEs in a row without an answer, and put off by op 9 `true`, after which a session counts as poisoned (R30)."""
 MAX_DIALS = 3
 """Dials of the resume URL that fail before the gateway's own is tried for a RESUME, too."""
 
@@ -43,6 +43,7 @@ class Connection:
         self.phase = "idle"
         self.retry = gateway.Retry()
         self.resumes = 0
+        self.put_off = 0
         self.dials = 0
         self.lived = False
         self.alive = 0.0
@@ -148,9 +149,7 @@ class Connection:
         if self.phase != "dialing":
             return
         self.dials += 1
-        told = next((value for name, value in event.headers if name.lower() == "retry-after"), "")
-        pause = float(told) if event.status in (429, 503) and told.isascii() and told.isdigit() and len(told) < 5 else None
-        self._again(f"the gateway did not open: {event.error or f'status {event.status}'}", pause)
+        self._again(f"the gateway did not open: {event.error or f'status {event.status}'}", gateway.retry_after(event))
 
     def closed(self, event: LinkClosed) -> None:
         """The socket is gone (section 1.3)."""
@@ -269,7 +268,7 @@ class Connection:
 
     def ready(self) -> None:
         """READY or RESUMED came."""
-        self.resumes = 0
+        self.resumes = self.put_off = 0
         self.lived = True
         self._beats_live = False
         self._cancel("wait")
@@ -281,8 +280,11 @@ class Connection:
         if not resumable:
             self._owner.session.dropped = True
         elif self.phase == "resuming":
-            self._answered = True
-        pause = 1.0 + 4.0 * self._account.moment.random
+            self.put_off += 1
+            if self.put_off >= MAX_PUT_OFF:
+                self._give_up(f"RESUME was put off {MAX_PUT_OFF} times")
+        random = self._account.moment.random
+        pause = max(1.0 + 4.0 * random, self.retry.next(random))
         self._again(f"the gateway says the session is invalid{' for now' if resumable else ''}", pause)
 
     def _resume_failed(self) -> None:
@@ -291,15 +293,17 @@ class Connection:
             return
         self.resumes += 1
         if self.resumes >= MAX_RESUMES:
-            self.resumes = 0
-            self._owner.session.dropped = True
-            self._log("warning", f"{MAX_RESUMES} RESUMEs had no answer: the session is given up")
+            self._give_up(f"{MAX_RESUMES} RESUMEs had no answer")
+
+    def _give_up(self, why: str) -> None:
+        self.resumes = self.put_off = 0
+        self._owner.session.dropped = True
+        self._log("warning", f"{why}: the session is given up")
 
     def _deadline(self) -> None:
         """HELLO, READY, or an answer to RESUME did not come in time (R27)."""
-        mono = self._account.moment.mono
         if self.phase == "resuming":
-            left = self._heard + RESUME_S - mono
+            left = self._heard + RESUME_S - self._account.moment.mono
             if self._answered and left > 0.001:
                 self._start("wait", left)
                 return

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from sidecar.core.events import LinkRefused
 from sidecar.dialects.discord import frames
 
 DEFAULT = "wss://gateway.discord.gg"
@@ -37,6 +38,12 @@ def verdict(code: int | None) -> Verdict:
     if code in _IDENTIFY:
         return "identify"
     return "slowly" if code == 4008 else "resume"
+
+
+def retry_after(event: LinkRefused) -> float | None:
+    """Seconds to wait that an answer to the upgrade names (429 and 503), None if it names none."""
+    told = next((value for name, value in event.headers if name.lower() == "retry-after"), "")
+    return float(told) if event.status in (429, 503) and told.isascii() and told.isdigit() and len(told) < 5 else None
 
 
 def connect_url(url: str, *, zlib: bool) -> str:

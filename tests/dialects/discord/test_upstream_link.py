@@ -268,6 +268,39 @@ def test_r30_op9_true_resumes_after_1_to_5_s() -> None:
     assert len(b.sent(6)) == 2 and len(b.sent(2)) == 1
 
 
+def test_r30_op9_true_for_ever_ends_in_an_identify_ever_more_slowly() -> None:
+    b = bench().live(G).message(at(1), "11").close(None)
+    for n in range(10):
+        assert len(b.sent(2)) == 1, n
+        b.run(31).again(3).op(9, True)
+    b.run(31)
+    assert b.link.action.target.startswith(GATEWAY_URL)
+    b.open().hello()
+    assert len(b.sent(6)) == 10 and len(b.sent(2)) == 2
+    # In between it waits longer and longer: a storm of RESUMEs helps nobody.
+    b = bench().live(G).close(None)
+    began = b.mono
+    for _ in range(9):
+        while not b.current:
+            b.run(0.5)
+        b.again(2).op(9, True)
+    assert b.mono - began > 60
+    # One that is kept at last takes nothing away from the next.
+    b.run(31).again(2).resumed().close(None)
+    for _ in range(9):
+        b.run(31).again(2).op(9, True)
+    assert len(b.sent(2)) == 1
+
+
+def test_u3_op9_true_instead_of_hello_for_ever_is_asked_ever_more_slowly() -> None:
+    b = bench().live(G).close(None)
+    for _ in range(600):
+        b.run(1)
+        if b.current and not b.link.is_open:
+            b.open().op(9, True)
+    assert len(b.links) < 40 and len(b.sent(2)) == 1
+
+
 @pytest.mark.parametrize("ends", [1005, 1006, None, "deadline"])
 def test_u6_a_resume_without_an_answer_three_times_identifies(ends: Any) -> None:
     b = bench().live(G).close(None)
