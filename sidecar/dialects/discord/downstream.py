@@ -91,6 +91,9 @@ class DownstreamHalf:
             if conn is None or conn.state != HELD or message.get("ready") is None:
                 return []
             return self._begin(conn, message)
+        if "began" in message:
+            # What was told to an earlier half is lost if the disk did not take it.
+            return [action for conn in self._sockets.of_account(event.account) for action in self._introduce(conn)]
         if "ready" in message:
             return [self._ask(conn) for conn in self._sockets.held(event.account, message["ready"])]
         if "refused" in message:
@@ -123,10 +126,9 @@ class DownstreamHalf:
         nonce = self._view.keyed_hash(f"{event.conn}/{moment.mono}/{moment.random}")
         conn = Conn(event.conn, event.head, nonce[:16], moment.mono)
         if conn.refusal:
-            # A close before the handshake is through would be lost: it goes when what is sent has left.
-            return [act.Accept(conn.name), act.AwaitDrain(conn.name, f"close:{conn.refusal}")]
+            return [act.Accept(conn.name), act.CloseConn(conn.name, conn.refusal)]
         if self._stopping:
-            return [act.Accept(conn.name), conn.send([self._hello, RECONNECT]), act.AwaitDrain(conn.name, f"close:{COME_BACK}")]
+            return [act.Accept(conn.name), conn.send([self._hello, RECONNECT]), act.CloseConn(conn.name, COME_BACK)]
         self._sockets.add(conn)
         conn.key = self._view.keyed_hash(f"session/{event.conn}/{moment.wall}/{moment.mono}/{moment.random}")[:32]
         return [act.Accept(conn.name), conn.send([self._hello]), act.StartTimer("watch:" + conn.name, MUTE_S)]
@@ -182,6 +184,7 @@ class DownstreamHalf:
     def _command(self, conn: Conn, got: Asked, data: bytes) -> act.Action:
         """R21: to the upstream half, which sends it within the upstream's limits."""
         if got.op == asked.PRESENCE:
+            conn.presence = got.d
             return self._tell(conn, presence=got.d)
         return self._tell(conn, command=data, **{"from": conn.key})
 
@@ -209,10 +212,14 @@ class DownstreamHalf:
     def _own(self, conn: Conn, account: str) -> list[act.Action]:
         """The token is proven: its upstream is held from now on, and asked what this agent must know first."""
         conn.account = account
-        actions = [self._lead(conn), self._tell(conn, intents=conn.intents)]
+        return [self._lead(conn), *self._introduce(conn), act.StartTimer("ask:" + conn.name, ASK_S)]
+
+    def _introduce(self, conn: Conn) -> list[act.Action]:
+        """What its upstream half must know of an agent."""
+        actions: list[act.Action] = [self._tell(conn, intents=conn.intents)]
         if conn.presence is not None:
             actions.append(self._tell(conn, presence=conn.presence))
-        return [*actions, self._ask(conn), act.StartTimer("ask:" + conn.name, ASK_S)]
+        return [*actions, self._ask(conn)] if conn.state == HELD else actions
 
     def _lead(self, conn: Conn) -> act.Action:
         return act.Own(conn.account, conn.token, str(conn.intents), [stream_of(conn.account, conn.shard)])
@@ -322,10 +329,7 @@ class DownstreamHalf:
 
     def _pong(self, event: ev.ConnPong) -> list[act.Action]:
         conn = self._sockets.get(event.conn)
-        if conn is None:
-            return []
-        conn.heard_at(self._moment.mono)
-        return flow.pong(conn, event.payload)
+        return flow.pong(conn, event.payload, self._moment.mono) if conn else []
 
     # --- time ------------------------------------------------------------------------------------------------------------------------
 
@@ -341,8 +345,7 @@ class DownstreamHalf:
         if kind == "rest":
             return flow.rest(conn, self._moment.mono)
         if kind == "ask" and conn.state == HELD:
-            # What was told while the upstream half was away is lost: it is said again.
-            return [self._tell(conn, intents=conn.intents), self._ask(conn), act.StartTimer(event.timer, ASK_S)]
+            return [*self._introduce(conn), act.StartTimer(event.timer, ASK_S)]
         if kind == "row" and conn.state == WRITTEN:
             return self._pour(conn)
         return []
@@ -362,9 +365,6 @@ class DownstreamHalf:
         return [act.StartTimer(timer, conn.heard + limit - now)]
 
     def _drained(self, event: ev.ConnDrained) -> list[act.Action]:
-        kind, _, code = event.token.partition(":")
-        if kind == "close":
-            return [act.CloseConn(event.conn, int(code))]
         conn = self._sockets.get(event.conn)
         return self._pour(conn) if conn is not None and conn.state == POURED and conn.pending else []
 

@@ -58,8 +58,9 @@ def _barrier(conn: Conn, offset: int) -> act.Action:
     return act.PingConn(conn.name, conn.barrier.payload(offset))
 
 
-def pong(conn: Conn, payload: bytes) -> list[act.Action]:
+def pong(conn: Conn, payload: bytes, now: float) -> list[act.Action]:
     """A pong: what stands before its ping was taken."""
+    conn.heard_at(now)
     offset = conn.barrier.pong(payload)
     if offset is None or offset <= conn.taken:
         return []

@@ -101,6 +101,7 @@ class UpstreamHalf:
                 self._shard(key.removeprefix("shard:"))
         # The shards have taken theirs.
         self._state = {}
+        self.out.append(Tell({"began": True}))
         if event.credential:
             self._credential(event.credential)
 
