@@ -193,6 +193,8 @@ class UpstreamHalf:
         if self._fatal and (is_other or self.moment.mono >= self._cooled):
             self._revive()
         if self._fatal:
+            # Whoever comes meanwhile is told, not left waiting (R22).
+            self.out.append(Tell({"refused": self.token, "code": self._fatal}))
             return
         shard.ask(intents)
         if not shard.attached and not shard.always:
@@ -246,7 +248,8 @@ class UpstreamHalf:
         reason, mend = gateway.FATAL[code]
         self._fatal, self._refused = code, self.token
         self._refusals += 1
-        self._cooled = self.moment.mono + min(COOL_DOWN_S * (1 << min(self._refusals - 1, 8)), MAX_COOL_DOWN_S)
+        pause = min(COOL_DOWN_S * (1 << min(self._refusals - 1, 8)), MAX_COOL_DOWN_S)
+        self._cooled = self.moment.mono + pause
         for shard in self.shards.values():
             shard.connection.stop()
             if code in INTENTS:
@@ -254,12 +257,13 @@ class UpstreamHalf:
         self.out += [
             Tell({"refused": self.token, "code": code}),
             Log("error", f"the upstream refuses this bot ({code}, {reason}): nothing is tried until something changes"),
-            Fatal(str(code), mend),
+            Fatal(str(code), f"{mend}; then restart the sidecar, or start the agent again, {pause:.0f} s from now at the earliest"),
         ]
         self.show()
 
     def _revive(self) -> None:
         self._fatal = 0
+        self.out.append(Status({"fatal": None}))
         self.show()
 
     # --- inputs that belong to a shard -----------------------------------------------------------------------------------------------

@@ -247,6 +247,40 @@ def test_r31_other_intents_end_a_fatal_stop_for_intents_and_the_same_ones_only_a
     assert len(b.links) == 3
 
 
+@pytest.mark.parametrize("code", [4004, 4012, 4014])
+def test_r31_a_restart_is_a_person_who_asks_and_many_of_them_are_no_loop(code: int) -> None:
+    b = bench().open().hello().close(code)
+    assert "restart the sidecar" in b.fatal[0].mend
+    for _ in range(60):
+        b.crash().run(1)
+        if b.current:
+            b.open().hello().close(code)
+    # Each life tries once, and what earlier ones spent counts: 0, 5, 15, 35 s.
+    assert len(b.sent(2)) == 4
+    b.crash().run(3600)
+    b.open().hello().close(code).run(86400)
+    assert b.current == {} and b.timers == {}
+
+
+def test_r31_status_says_refused_until_it_is_tried_again() -> None:
+    b = bench().live(G).close(4014)
+    assert b.facts_["upstream"] == "refused" and b.fatal[0].code == "4014"
+    b.tell(intents=512, shard=SHARD)
+    assert b.facts_["upstream"] != "refused" and b.facts_["fatal"] is None
+
+
+def test_r22_whoever_asks_within_the_cool_down_is_told_and_the_upstream_is_not_asked() -> None:
+    b = Bench(operators=False).start().tell(intents=513, shard=SHARD).open().hello().close(4014)
+    b.run(61).tell(intents=513, shard=SHARD).run(1)
+    b.open().hello().close(4014)
+    b.told.clear()
+    # The second cool-down is longer than the minute for which agents are refused without asking here.
+    b.run(61).tell(intents=513, shard=SHARD).tell(snapshot="s", shard=SHARD)
+    assert b.told[0] == {"refused": TOKEN, "code": 4014} and b.current == {}
+    b.run(60).tell(intents=513, shard=SHARD).run(21)
+    assert len(b.links) == 3
+
+
 def test_u7_op9_false_waits_1_to_5_s_and_identifies_at_the_gateways_own_url() -> None:
     for draw, early, late in ((0.0, 0.9, 1.1), (0.999, 4.9, 5.1)):
         b = bench().live(G).run(10).close(None).run(1).again(2)
