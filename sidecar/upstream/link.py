@@ -50,6 +50,7 @@ class Link:
         self._outbox: asyncio.Queue[tuple[WSMsgType, bytes]] = asyncio.Queue()
         self._task = self._loop.create_task(self._run())
         self._writer: asyncio.Task[None] | None = None
+        self._left = False
 
     # --- orders --------------------------------------------------------------------------------------------------------------
 
@@ -70,7 +71,8 @@ class Link:
             self._may_read.set()
 
     def close(self, code: int | None) -> None:
-        """Close with a code, or abort. No input follows."""
+        """Close with a code, or abort. No input follows. The connection goes right behind the close frame: a peer that does not answer must
+        not hold a second socket open beside the next link's (discord R25, R27)."""
         self._sink = None
         self._frames.clear()
         ws = self._ws
@@ -85,7 +87,9 @@ class Link:
     async def _goodbye(self, ws: aiohttp.ClientWebSocketResponse[bool], code: int) -> None:
         try:
             async with asyncio.timeout(CLOSE_S):
-                await ws.close(code=code)
+                await ws.send_frame(code.to_bytes(2, "big"), WSMsgType.CLOSE)
+            ws._response.close()
+            self._left = True
         except (TimeoutError, aiohttp.ClientError, OSError):
             self._abort()
         self._task.cancel()
@@ -135,7 +139,7 @@ class Link:
             self._writer.cancel()
             self._flush()
             self._say(ev.LinkClosed(name, code, reason))
-            if not ws.closed:
+            if not ws.closed and not self._left:
                 self._abort()
 
     async def _refusal(self) -> bytes:
