@@ -492,8 +492,7 @@ class Engine:
         (account.facts if account else self.said).update(action.facts)
 
     def _fatal(self, owner: str, account: Account | None, action: act.Fatal) -> None:
-        if account is not None:
-            account.facts["fatal"] = {"code": action.code, "mend": action.mend}
+        (account.facts if account else self.said)["fatal"] = {"code": action.code, "mend": action.mend}
         self.ports.count("fatal", code=action.code)
         self.ports.log("error", f"stopped: {action.code}", account=account.name if account else None, mend=action.mend)
 

@@ -215,6 +215,14 @@ def test_actions_on_what_is_gone_are_no_ops() -> None:
     assert made.down.inputs[1:] == []
 
 
+def test_a_fatal_of_either_half_is_kept_for_the_status() -> None:
+    made = world()
+    made.do(act.Fatal("4004", "mend the token"))
+    made.up("A", act.Fatal("4014", "mend the intents"))
+    assert made.engine.said["fatal"] == {"code": "4004", "mend": "mend the token"}
+    assert made.engine.accounts.by_name["A"].facts["fatal"] == {"code": "4014", "mend": "mend the intents"}
+
+
 # --- stopping ------------------------------------------------------------------------------------------------------------------------
 
 
