@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from sidecar.core.events import Binary
-from sidecar.dialects.discord.identity import bare
+from sidecar.dialects.discord.identity import BAD_TOKEN, bare
+from sidecar.dialects.discord.settings import MAX_INTENTS
 
 MAX_FRAME = 4096
+MAX_SHARDS = 99_999
+_TOKEN = re.compile(r"[!-~]+")
+"""What a header can hold. Anything else is no token, and is not asked for: an empty one is what sockets have that did not identify."""
 
 BAD_OPCODE, BAD_FRAME, BAD_SHARD, BAD_INTENTS = 4001, 4002, 4010, 4013
 
@@ -53,12 +58,16 @@ def identify(d: Any) -> Identify | int:
     """IDENTIFY's `d`, or a close code."""
     if not isinstance(d, dict) or not isinstance(d.get("token"), str):
         return BAD_FRAME
-    shard, intents = d.get("shard"), d.get("intents")
-    if not isinstance(intents, int) or isinstance(intents, bool) or intents < 0:
+    token, shard, intents = bare(d["token"]), d.get("shard"), d.get("intents")
+    if not _TOKEN.fullmatch(token):
+        return BAD_TOKEN
+    if not isinstance(intents, int) or isinstance(intents, bool) or not 0 <= intents <= MAX_INTENTS:
         return BAD_INTENTS
-    if shard is not None and not (isinstance(shard, list) and len(shard) == 2 and all(map(_is_number, shard)) and 0 <= shard[0] < shard[1]):
+    if shard is not None and not (
+        isinstance(shard, list) and len(shard) == 2 and all(map(_is_number, shard)) and 0 <= shard[0] < shard[1] <= MAX_SHARDS
+    ):
         return BAD_SHARD
-    return Identify(bare(d["token"]), intents, shard, d.get("presence"))
+    return Identify(token, intents, shard, d.get("presence"))
 
 
 def _is_number(value: Any) -> bool:

@@ -354,5 +354,14 @@ def updated_user(ready: bytes, d: bytes) -> bytes:
 
 
 def with_guilds(ready: bytes, guilds: Iterable[str]) -> bytes:
-    """READY's `d` with these guilds, all unavailable."""
-    return _encode(_object(ready) | {"guilds": _raw([{"id": guild, "unavailable": True} for guild in guilds])})
+    """READY's `d` with these guilds beside its own, which may be in an outage since before it; all unavailable."""
+    top = _object(ready)
+    listed = dict.fromkeys([*map(_id, objects(top.get("guilds", b"[]"))), *guilds])
+    return _encode(top | {"guilds": _raw([{"id": guild, "unavailable": True} for guild in listed if guild])})
+
+
+def without_guild(ready: bytes, guild: str) -> bytes:
+    """READY's `d` after the bot left a guild."""
+    top = _object(ready)
+    _remove(top, "guilds", guild)
+    return _encode(top)

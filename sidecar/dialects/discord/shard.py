@@ -170,6 +170,8 @@ class Shard:
         if kind == "GUILD_DELETE":
             self.guilds.delete(guild, raw)
             if guild not in self.guilds:
+                if self.ready is not None and frames.fields(raw).get("unavailable") is not True:
+                    self.ready, self._ready_changed = guilds.without_guild(self.ready, guild), True
                 self.marks.forget(self.marks.of_guild(guild))
                 self.search.confirm(guild, (), ops)
             return True
@@ -227,12 +229,14 @@ class Shard:
         ops: list[Op] = []
         session, row, ms = self.session, self.session.row, int(self.account.moment.wall * 1000)
         listed = [str(guild.id) for guild in found.guilds]
-        first, before, since = session.is_new, session.top, max(row.heard, int(self.connection.alive * 1000))
+        first, since = session.is_new, max(row.heard, int(self.connection.alive * 1000))
         self.search.let_go(ops)
         if not first:
-            # Edits, deletes, reactions and interactions of the time between cannot be had any more (R36).
-            ops.append(RecordGap(self.stream, Gap(self._why_lost(), "time", min(since, ms), ms)))
-            self._log("warning", f"a new session: of the old one all behind number {before} is lost but for messages, which are read back")
+            # Edits, deletes, reactions and interactions of the time between cannot be had any more (R36), nor those that a kill took.
+            lost, taken = session.others(), min(since, row.held)
+            detail = f"of the session before: numbers from {min([*lost, session.top + 1])} on"
+            ops.append(RecordGap(self.stream, Gap(self._why_lost(), "time", min(taken if lost else since, ms), ms, detail=detail)))
+            self._log("warning", f"a new session; lost {detail}, but for messages, which are read back")
         session.begin(found.session_id, gateway.usable(found.resume_gateway_url), frame.s, self._intents_sent or self.intents(), ms)
         self.ready, self._ready_changed = raw, True
         self._leave(set(self.guilds.ids()) - set(listed), ops)
@@ -268,9 +272,13 @@ class Shard:
 
     def _resumed(self, frame: Frame) -> None:
         self._number(frame)
+        ops: list[Op] = []
+        if lost := self.session.others():
+            # They were in memory when an earlier process was killed, the replay did not bring them, and no history has them (R36).
+            ops.append(RecordGap(self.stream, Gap("lost", "seq", lost[0], lost[-1], len(lost))))
         for first, last in self.session.give_up():
             self.search.suspect(first, last)
-        self.commit([])
+        self.commit(ops)
         self.connection.ready()
         self.search.go_on()
 

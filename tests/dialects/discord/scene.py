@@ -23,7 +23,7 @@ READY = {
     "user": {"id": BOT, "username": "bot", "discriminator": "0", "avatar": None},
     "session_id": "upstream's",
     "resume_gateway_url": "wss://elsewhere.example/",
-    "guilds": [{"id": "g0", "unavailable": True}],
+    "guilds": [{"id": "g1", "unavailable": True}],
     "application": {"id": BOT, "flags": 0},
     "shard": [0, 1],
 }
@@ -56,7 +56,7 @@ def gap_at(offset: int) -> Run:
 
 class Scene:
     """`who`: what `GET /users/@me` says of a token: a bot id, a status, or None (no answer; `pending` holds the request). `ready`: the
-    upstream half's state, None before there is one. `disk`: commits come through at once."""
+    upstream half's state, None before there is one; `away`: guilds in an outage. `disk`: commits come through at once."""
 
     def __init__(self, state: dict[str, bytes] | None = None, credential: str | None = None, **knobs: Any) -> None:
         self.knobs = {"heartbeat_ms": 20000, "media": "keep", "shards": ()} | knobs
@@ -66,6 +66,7 @@ class Scene:
         self.who: dict[str, str | int | None] = {TOKEN: BOT}
         self.ready: dict[str, Any] | None = READY
         self.guilds: list[dict[str, Any]] = [guild("g1")]
+        self.away: list[str] = []
         self.offset = 0
         self.disk = True
         self.restart(credential)
@@ -220,7 +221,8 @@ class Scene:
             case act.Tell(message=said):
                 self.told.append(said)
                 if "snapshot" in said:
-                    ready = None if self.ready is None else msgspec.json.encode(self.ready)
+                    listed = {"guilds": [{"id": each, "unavailable": True} for each in [*(g["id"] for g in self.guilds), *self.away]]}
+                    ready = None if self.ready is None else msgspec.json.encode(self.ready | listed)
                     guilds = [msgspec.json.encode(each) for each in self.guilds]
                     answer = {"snapshot": said["snapshot"], "ready": ready, "guilds": guilds, "offset": self.offset}
                     self.inbox.append(ev.MessageFromUpstream(BOT, answer))
