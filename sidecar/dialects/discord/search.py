@@ -130,7 +130,7 @@ class Search:
         if now is None or not now.holds(frame, frame.guild):
             return False
         if frame.s:
-            self._shard.session.hold(frame.s)
+            self._shard.session.hold(frame.s, int(self._account.moment.wall * 1000), is_message=frame.kind == "MESSAGE_CREATE")
         now.put(frame)
         if now.is_full:
             self._log("warning", "more came during a backfill than can be held")

@@ -16,19 +16,22 @@ Range = tuple[int, int]
 
 
 class Row(msgspec.Struct, omit_defaults=True):
-    """Durable. `resume_url`: as READY named it; `seq`, `top`, `missing` (ranges up to `top` that are not admitted); `intents`: the
-    session's; `asked`: what agents asked for, all together; `began`, `heard`: Unix milliseconds of READY and of the last event;
-    `newest`: the highest snowflake known; `loading`: guilds of the first READY whose state has not come yet."""
+    """Durable. `resume_url`: as READY named it; `seq`, `top`, `missing` (ranges up to `top` that are not admitted); `other`: those of
+    `missing` that history cannot give, for they are no messages; `intents`: the session's; `asked`: what agents asked for, all together;
+    `began`, `heard`, `held`: Unix milliseconds of READY, of the last event and of the first of `missing`; `newest`: the highest snowflake
+    known; `loading`: guilds of the first READY whose state has not come yet."""
 
     session_id: str = ""
     resume_url: str = ""
     seq: int = 0
     top: int = 0
     missing: list[Range] = []
+    other: list[int] = []
     intents: int = 0
     asked: int = 0
     began: int = 0
     heard: int = 0
+    held: int = 0
     newest: int = 0
     loading: list[str] = []
 
@@ -43,6 +46,7 @@ class Session:
         self.generation = 0
         self._owed = [tuple(each) for each in self.row.missing]
         self._held: dict[int, None] = {}
+        self._other = set(self.row.other)
 
     @property
     def is_resumable(self) -> bool:
@@ -73,7 +77,7 @@ class Session:
         row.session_id, row.resume_url, row.intents = session_id, resume_url, intents
         row.began = row.heard = ms
         row.top = s
-        self._owed, self._held = [], {}
+        self._owed, self._held, self._other = [], {}, set()
         self.dropped = False
         self.committed = 0
         self.generation += 1
@@ -85,24 +89,35 @@ class Session:
             return True
         return self._settle_owed(s)
 
-    def hold(self, s: int) -> None:
-        """The event just taken is kept in memory for now."""
+    def hold(self, s: int, ms: int, *, is_message: bool) -> None:
+        """The event just taken (at `ms`, Unix milliseconds) is kept in memory for now."""
+        if not self._held and not self._owed:
+            self.row.held = ms
         self._held[s] = None
+        if not is_message:
+            self._other.add(s)
 
     def settle(self, numbers: Iterable[int]) -> None:
         """Held events that are admitted now."""
         for s in numbers:
             self._held.pop(s, None)
+            self._other.discard(s)
+
+    def others(self) -> list[int]:
+        """Events that were held when an earlier process ended, are owed still, and are in no history."""
+        return sorted(s for s in self._other if s not in self._held)
 
     def give_up(self) -> list[Range]:
         """The replay is over: what is still owed from before a restart will not come. Returns it."""
         owed, self._owed = self._owed, []
+        self._other.intersection_update(self._held)
         return [(a, b) for a, b in owed]
 
     def _settle_owed(self, s: int) -> bool:
         at = bisect_right(self._owed, s, key=lambda r: r[0]) - 1
         if at < 0 or s > self._owed[at][1]:
             return False
+        self._other.discard(s)
         first, last = self._owed[at]
         self._owed[at : at + 1] = [r for r in ((first, s - 1), (s + 1, last)) if r[0] <= r[1]]
         return True
@@ -118,4 +133,5 @@ class Session:
             else:
                 row.missing.append((s, s))
         row.missing.sort()
+        row.other = sorted(self._other)
         return msgspec.json.encode(row)

@@ -526,7 +526,7 @@ def test_r32_direct_messages_are_part_of_an_audit() -> None:
 # --- what cannot be had (R36) -----------------------------------------------------------------------------------------------------
 
 
-def test_r36_a_lost_session_is_one_gap_record_that_names_the_time() -> None:
+def test_r36_a_lost_session_is_one_gap_record_that_names_the_numbers_and_the_time() -> None:
     b, _ = start()
     b.run(5).message(at(5), "11")
     seen = int(b.wall * 1000)
@@ -536,7 +536,56 @@ def test_r36_a_lost_session_is_one_gap_record_that_names_the_time() -> None:
     assert gap.domain == "" and gap.gap is not None
     assert (gap.gap.reason, gap.gap.unit, gap.gap.to) == ("lost", "time", int(b.wall * 1000))
     assert seen + 10_000 == gap.gap.from_
-    assert "number 3" in " ".join(b.said)
+    assert gap.gap.detail == "of the session before: numbers from 4 on"
+    assert gap.gap.detail in " ".join(b.said)
+
+
+def held_reaction() -> tuple[Bench, History, int]:
+    """A reaction (number 4) and a message (3) are held when the sidecar is killed; when the reaction came (Unix milliseconds)."""
+    b, history = start()
+    history.put("11", at(1)).special["channels/11"] = [None]
+    anew(lose(b), channel(11, at(1)), channel(12, OLD)).message(at(110), "11", 3)
+    b.run(3)
+    came = int(b.wall * 1000)
+    b.event("MESSAGE_REACTION_ADD", {"message_id": "5", "channel_id": "11", "guild_id": "1"}, 4).run(4).message(at(111), "12", 5)
+    assert b.names == [f"MESSAGE_CREATE {at(111)}"] and len(b.gaps) == 1
+    b.crash()
+    return b, history, came
+
+
+def test_r36_u17_what_was_held_at_a_kill_comes_again_with_the_replay_and_leaves_no_gap() -> None:
+    b, _history, _ = held_reaction()
+    b.open().hello()
+    assert b.sent(6, b.link)[0]["seq"] == 2
+    b.message(at(110), "11", 3).event("MESSAGE_REACTION_ADD", {"message_id": "5", "channel_id": "11", "guild_id": "1"}, 4)
+    b.message(at(111), "12", 5).resumed(6).run(2)
+    assert b.names == [f"MESSAGE_CREATE {at(111)}", f"MESSAGE_CREATE {at(1)}", f"MESSAGE_CREATE {at(110)}", "MESSAGE_REACTION_ADD 5"]
+    assert len(b.gaps) == 1 and "other" not in b.committed() and "missing" not in b.committed()
+
+
+def test_r36_what_was_held_at_a_kill_and_never_comes_again_is_a_gap_that_names_its_number() -> None:
+    b, history, _ = held_reaction()
+    history.put("11", at(110))
+    hole(history, one=at(110), two=at(111))
+    b.open().hello().resumed(6).run(2)
+    assert b.messages == [at(111), at(1), at(110)]
+    gap = b.gaps[-1].gap
+    assert len(b.gaps) == 2 and gap is not None
+    assert (gap.reason, gap.unit, gap.from_, gap.to, gap.count) == ("lost", "seq", 4, 4, 1)
+    b.crash().again(6).resumed().run(2)
+    assert len(b.gaps) == 2
+
+
+def test_r36_what_was_held_at_a_kill_is_within_the_gap_of_a_session_that_is_lost_then() -> None:
+    b, history, came = held_reaction()
+    history.put("11", at(110))
+    b.open().hello().op(9, False).run(6)
+    anew(b, channel(11, at(110)), channel(12, at(111)), session="up3").run(2)
+    assert b.messages == [at(111), at(1), at(110)]
+    gap = b.gaps[-1].gap
+    assert len(b.gaps) == 2 and gap is not None
+    assert came - 3000 <= gap.from_ <= came
+    assert (gap.reason, gap.detail) == ("sidecar_down", "of the session before: numbers from 4 on")
 
 
 def test_r36_after_a_restart_and_after_a_linger_the_reason_says_so() -> None:
