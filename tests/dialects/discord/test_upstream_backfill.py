@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from sidecar.core.record import LATE, REPLAYED
+from sidecar.dialects.discord.session import Session
 from tests.dialects.discord.bench import SHARD, Bench, History, at, channel, guild, row
 
 OLD = at(-100)
@@ -561,6 +562,17 @@ def test_r36_u17_what_was_held_at_a_kill_comes_again_with_the_replay_and_leaves_
     b.message(at(111), "12", 5).resumed(6).run(2)
     assert b.names == [f"MESSAGE_CREATE {at(111)}", f"MESSAGE_CREATE {at(1)}", f"MESSAGE_CREATE {at(110)}", "MESSAGE_REACTION_ADD 5"]
     assert len(b.gaps) == 1 and "other" not in b.committed() and "missing" not in b.committed()
+
+
+def test_r36_what_a_replay_brings_is_owed_no_more() -> None:
+    first = Session()
+    first.begin("x", "", 2, 1, 0)
+    assert first.take(3)
+    first.hold(3, 5, is_message=False)
+    second = Session(first.dump(6))
+    assert second.others() == [3]
+    assert second.take(3)
+    assert second.others() == [] and second.give_up() == []
 
 
 def test_r36_what_was_held_at_a_kill_and_never_comes_again_is_a_gap_that_names_its_number() -> None:
