@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from sidecar.core.events import Binary
-from sidecar.dialects.discord.identity import BAD_TOKEN, bare
+from sidecar.dialects.discord.identity import BAD_TOKEN, bare, is_token
 from sidecar.dialects.discord.settings import MAX_INTENTS
 
 MAX_FRAME = 4096
 MAX_SHARDS = 99_999
-_TOKEN = re.compile(r"[!-~]+")
-"""What a header can hold. Anything else is no token, and is not asked for: an empty one is what sockets have that did not identify."""
 
 BAD_OPCODE, BAD_FRAME, BAD_SHARD, BAD_INTENTS = 4001, 4002, 4010, 4013
 
@@ -59,7 +55,7 @@ def identify(d: Any) -> Identify | int:
     if not isinstance(d, dict) or not isinstance(d.get("token"), str):
         return BAD_FRAME
     token, shard, intents = bare(d["token"]), d.get("shard"), d.get("intents")
-    if not _TOKEN.fullmatch(token):
+    if not is_token(token):
         return BAD_TOKEN
     if not isinstance(intents, int) or isinstance(intents, bool) or not 0 <= intents <= MAX_INTENTS:
         return BAD_INTENTS

@@ -107,7 +107,7 @@ class DownstreamHalf:
         if "live" in message:
             return self._live_only(stream_of(event.account, message["live"]), message["frame"])
         if "metadata" in message:
-            return self._gate.learn_shards(event.account, message["metadata"]["shards"])
+            return self._gate.shards.learn(event.account, message["metadata"]["shards"])
         return []
 
     def _live_only(self, stream: str, payload: bytes) -> list[act.Action]:
@@ -376,8 +376,7 @@ class DownstreamHalf:
     # --- plain HTTP ------------------------------------------------------------------------------------------------------------------
 
     def _http(self, event: ev.HttpRequested) -> list[act.Action]:
-        shards = self._gate.shards(event.head.header("authorization") or "")
-        return [rest.answer(event.exchange, event.head, shards=shards, media=self._media)]
+        return self._gate.requested(event, media=self._media, now=self._moment.mono)
 
     _INPUTS: dict[type, Callable[[DownstreamHalf, Any], list[act.Action]]] = {
         ev.RecordsReady: _records,

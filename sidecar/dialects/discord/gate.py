@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from sidecar.core import actions as act
 from sidecar.core import events as ev
 from sidecar.dialects.base import View
-from sidecar.dialects.discord.identity import Identities, Outcome, Refusals, bare
+from sidecar.dialects.discord import rest
+from sidecar.dialects.discord.identity import Identities, Outcome, Refusals, bare, is_token
 from sidecar.dialects.discord.sessions import stream_of
+from sidecar.dialects.discord.shards import Shards, token_of
 
 
 class Gate:
@@ -20,12 +22,12 @@ class Gate:
         self.held = ""
         self.identities = Identities({}, view.keyed_hash)
         self.refusals = Refusals(view.keyed_hash)
-        self._shards: dict[str, int] = {}
+        self.shards = Shards({}, view.keyed_hash)
 
     def started(self, event: ev.Started) -> list[act.Action]:
         """What earlier runs have proven; the operator's token is held at once if it is among it."""
         self.identities = Identities(event.state, self._view.keyed_hash)
-        self._shards = {key[7:]: int(value) for key, value in event.state.items() if key.startswith("shards:")}
+        self.shards = Shards(event.state, self._view.keyed_hash)
         self.held = bare(event.credential or "")
         if not self.held:
             return []
@@ -39,7 +41,9 @@ class Gate:
         """The answer to a question about a token: the outcome (None: it was another request), and what to do. `tokens`: of agents."""
         outcome, actions = self.identities.answered(event)
         if outcome is None:
-            return None, actions
+            token, actions = self.shards.answered(event)
+            refused = token and isinstance(event, ev.ResponseReceived) and event.status == 401
+            return (Outcome(token, "no") if refused else None), actions
         is_held = outcome.token == self.held
         if outcome.verdict == "unknown" and (is_held or outcome.token in tokens):
             actions.append(act.StartTimer("verify", self.identities.retry_s))
@@ -53,14 +57,11 @@ class Gate:
         """Verify what is in use and was not answered for yet."""
         return [action for token in sorted({*tokens, self.held} - {""}) for action in self.identities.ask(token)]
 
-    def learn_shards(self, account: str, shards: int) -> list[act.Action]:
-        """The upstream says how many shards this bot should have."""
-        if self._shards.get(account) == shards:
-            return []
-        self._shards[account] = shards
-        return [act.Commit([act.PutState("shards:" + account, b"%d" % shards)])]
-
-    def shards(self, authorization: str) -> int:
-        """The number of shards last known for a request's `Authorization`, else 1 (R4)."""
-        token = bare(authorization)
-        return self._shards.get(self.identities.account(token) or "", 1) if token else 1
+    def requested(self, event: ev.HttpRequested, *, media: bool, now: float) -> list[act.Action]:
+        """What to do with a plain request at `now` (monotonic seconds). Only one that asks for shards may wait, and for the first time."""
+        token = token_of(event.head)
+        account = self.identities.account(token) if token else None
+        shards = self.shards.of(token, account)
+        if shards is None and is_token(token) and rest.asks_for_shards(event.head) and not self.refusals.code(token, account, None, now):
+            return self.shards.ask(event, token)
+        return [rest.answer(event.exchange, event.head, shards=shards or 1, media=media)]

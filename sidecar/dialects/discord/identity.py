@@ -7,6 +7,7 @@ such answers in ten minutes would ban the address (section 1.4).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -14,6 +15,7 @@ import msgspec
 
 from sidecar.core import actions as act
 from sidecar.core import events as ev
+from sidecar.dialects.discord import gateway
 
 WHO = "/api/v10/users/@me"
 VERIFY_S = 5.0
@@ -21,6 +23,8 @@ REFUSED_S = 60.0
 RETRY_MAX_S = 30.0
 BAD_TOKEN = 4004
 BAD_INTENTS = (4013, 4014)
+
+_TOKEN = re.compile(r"[!-~]+")
 
 Verdict = Literal["yes", "no", "unknown"]
 
@@ -63,7 +67,7 @@ class Identities:
         self._serial += 1
         name = f"who:{self._serial}"
         self._asking[name] = token
-        return [act.Request(name, "GET", WHO, [("Authorization", f"Bot {token}")], timeout=VERIFY_S, urgent=True)]
+        return [act.Request(name, "GET", WHO, gateway.headers(token), timeout=VERIFY_S, urgent=True)]
 
     def answered(self, event: ev.ResponseReceived | ev.RequestFailed) -> tuple[Outcome | None, list[act.Action]]:
         """Take the answer to a request of `ask`: the outcome (None: not one of these), and what to do."""
@@ -131,6 +135,11 @@ class Refusals:
 def bare(token: str) -> str:
     """A token without the scheme that some write before it."""
     return token.strip().removeprefix("Bot ").strip()
+
+
+def is_token(token: str) -> bool:
+    """Could it be one: is it what a header can hold? Anything else is not asked for."""
+    return _TOKEN.fullmatch(token) is not None
 
 
 def _bot_id(body: bytes) -> str:

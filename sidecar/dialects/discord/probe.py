@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from sidecar.dialects.discord import gateway
 from sidecar.dialects.discord.identity import bare
 from sidecar.dialects.probe import Answer, Finding, Probe
 
@@ -15,7 +16,7 @@ _UPSTREAM = "SIDECAR_UPSTREAM"
 
 def probes(token: str) -> tuple[Probe, ...]:
     """`GET /users/@me`, then `GET /gateway/bot`: neither costs an IDENTIFY."""
-    headers = (("Authorization", "Bot " + bare(token)),)
+    headers = gateway.headers(bare(token))
     return (
         Probe("identity (GET /users/@me)", "/api/v10/users/@me", _judge_identity, headers),
         Probe("gateway (GET /gateway/bot)", "/api/v10/gateway/bot", _judge_gateway, headers),

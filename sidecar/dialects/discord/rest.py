@@ -40,6 +40,11 @@ def origin_of(host: str) -> str:
     return "http://" + host
 
 
+def asks_for_shards(head: Head) -> bool:
+    """Is it the request whose answer names the number of shards?"""
+    return head.method == "GET" and head.target.partition("?")[0] in _BOT
+
+
 def answer(exchange: str, head: Head, *, shards: int, media: bool) -> act.Respond | act.Route:
     """What to do with a plain HTTP request. `shards`: the upstream's last known number; `media`: addresses are rewritten."""
     path = head.target.partition("?")[0]

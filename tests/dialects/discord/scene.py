@@ -55,8 +55,9 @@ def gap_at(offset: int) -> Run:
 
 
 class Scene:
-    """`who`: what `GET /users/@me` says of a token: a bot id, a status, or None (no answer; `pending` holds the request). `ready`: the
-    upstream half's state, None before there is one; `away`: guilds in an outage. `disk`: commits come through at once."""
+    """`who`: what `GET /users/@me` says of a token: a bot id, a status, or None (no answer; `pending` holds the request);
+    `metadata`: the same of `GET /gateway/bot`, else the upstream is away. `ready`: the upstream half's state, None before there is one;
+    `away`: guilds in an outage. `disk`: commits come through at once."""
 
     def __init__(self, state: dict[str, bytes] | None = None, credential: str | None = None, **knobs: Any) -> None:
         self.knobs = {"heartbeat_ms": 20000, "media": "keep", "shards": ()} | knobs
@@ -64,6 +65,8 @@ class Scene:
         self.state = dict(state or {})
         self.mono, self.wall = 1000.0, 1_750_000_000.0
         self.who: dict[str, str | int | None] = {TOKEN: BOT}
+        self.metadata: dict[str, int | bytes | None] = {}
+        self.metadata_asked = 0
         self.ready: dict[str, Any] | None = READY
         self.guilds: list[dict[str, Any]] = [guild("g1")]
         self.away: list[str] = []
@@ -250,13 +253,22 @@ class Scene:
                 self.did.append(action)
 
     def _who(self, action: act.Request, name: str, token: str) -> None:
-        assert action.target == "/api/v10/users/@me"
-        self.did.append(action)
-        answer = self.who.get(token, 401)
+        if action.target == "/api/v10/gateway/bot":
+            self.metadata_asked += 1
+            answer = self.metadata.get(token, 0)
+        else:
+            assert action.target == "/api/v10/users/@me"
+            self.did.append(action)
+            answer = self.who.get(token, 401)
+        self._answer(action, name, answer)
+
+    def _answer(self, action: act.Request, name: str, answer: str | int | bytes | None) -> None:
         if answer is None:
             self.pending.append(action)
         elif isinstance(answer, int):
             self.inbox.append(ev.RequestFailed(name, "away") if not answer else ev.ResponseReceived(name, answer, [], b"{}"))
+        elif isinstance(answer, bytes):
+            self.inbox.append(ev.ResponseReceived(name, 200, [], answer))
         else:
             self.inbox.append(ev.ResponseReceived(name, 200, [], msgspec.json.encode({"id": answer})))
 
