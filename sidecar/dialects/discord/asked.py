@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from sidecar.core.events import Binary
 from sidecar.dialects.discord.identity import BAD_TOKEN, bare, is_token
 from sidecar.dialects.discord.settings import MAX_INTENTS
 
