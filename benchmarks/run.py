@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import bench_catchup, bench_dedupe, bench_end_to_end, bench_journal, bench_latency
+from benchmarks import bench_catchup, bench_dedupe, bench_discord, bench_discord_return, bench_end_to_end, bench_journal, bench_latency
 from benchmarks.errors import BenchError
 from benchmarks.harness import Row, add_options, machine, read_options, write_table
 
@@ -16,6 +16,8 @@ BENCHES = {
     "end to end": bench_end_to_end.bench,
     "latency": bench_latency.bench,
     "catch-up": bench_catchup.bench,
+    "discord, through": bench_discord.bench,
+    "discord, coming back": bench_discord_return.bench,
 }
 
 
