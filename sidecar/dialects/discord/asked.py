@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from sidecar.core.events import Binary
 from sidecar.dialects.discord.identity import BAD_TOKEN, bare, is_token
 from sidecar.dialects.discord.settings import MAX_INTENTS
 
@@ -41,8 +40,8 @@ _decode = msgspec.json.Decoder(Asked).decode
 
 
 def read(data: bytes) -> Asked | int:
-    """The frame, or a close code."""
-    if isinstance(data, Binary) or len(data) > MAX_FRAME:
+    """The frame, in whatever kind of WebSocket message it came, or a close code."""
+    if len(data) > MAX_FRAME:
         return BAD_FRAME
     try:
         got = _decode(data)

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 from sidecar.core import actions as act
 from sidecar.core import events as ev
 from sidecar.core.barrier import PingBarrier
+from sidecar.dialects.discord import asked
 from sidecar.dialects.discord.asked import Asked
 from sidecar.dialects.discord.compress import ZlibStream
 from sidecar.dialects.discord.encoder import Encoder
@@ -37,6 +38,7 @@ class Conn:
         self.refusal = 0 if query.get("encoding", "json") == "json" and query.get("v", "10") in ("9", "10") else BAD_VERSION
         self._zlib = ZlibStream() if query.get("compress") == "zlib-stream" else None
         self.weak = any(word in (head.header("user-agent") or "") for word in WEAK_STACKS)
+        self.binary = False
         self.state = NEW
         self.opened = self.heard = now
         self.barrier = PingBarrier(nonce)
@@ -61,6 +63,15 @@ class Conn:
         self.sent_at = now
         self.asked = False
         self._live_bytes = 0
+
+    def read(self, data: bytes) -> Asked | int:
+        """A frame from the agent, or a close code. JSON in binary messages is taken from an agent that identifies or resumes in one, as
+        hikari does with all it says; from others it is a bad frame (R22)."""
+        got = asked.read(data)
+        if isinstance(data, ev.Binary) and isinstance(got, Asked):
+            self.binary = self.binary or got.op in (asked.IDENTIFY, asked.RESUME)
+            return got if self.binary else asked.BAD_FRAME
+        return got
 
     def send(self, frames: Sequence[bytes]) -> act.SendConn:
         """Send frames, in order."""

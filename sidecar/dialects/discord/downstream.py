@@ -167,7 +167,7 @@ class DownstreamHalf:
         return actions
 
     def _frame(self, conn: Conn, data: bytes) -> list[act.Action]:
-        got = asked.read(data)
+        got = conn.read(data)
         if isinstance(got, int):
             return self._close(conn, got)
         if got.op == asked.BEAT:
@@ -186,7 +186,7 @@ class DownstreamHalf:
         if got.op == asked.PRESENCE:
             conn.presence = got.d
             return self._tell(conn, presence=got.d)
-        return self._tell(conn, command=data, **{"from": conn.key})
+        return self._tell(conn, command=bytes(data), **{"from": conn.key})
 
     def _tell(self, conn: Conn, **message: Any) -> act.Tell:
         return act.Tell({**message, "shard": conn.shard}, conn.account)

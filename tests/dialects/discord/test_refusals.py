@@ -42,6 +42,30 @@ def test_r22_4096_bytes_are_not_too_many() -> None:
     assert Scene().agent("c1").send(ev.ConnFrames("c1", [frame])).types("c1") == ["ACK"]
 
 
+def _binary(op: int, d: Any) -> ev.Binary:
+    return ev.Binary(msgspec.json.encode({"op": op, "d": d}))
+
+
+def test_r12_r22_an_agent_that_says_all_in_binary_messages_is_served_as_hikari_is_and_the_upstream_gets_text() -> None:
+    scene = Scene().open("c1")
+    scene.send(ev.ConnFrames("c1", [_binary(2, {"token": TOKEN, "intents": ALL, "shard": [0, 1]}), _binary(1, None)]))
+    assert {"READY", "ACK"} <= set(scene.types("c1"))
+    scene.send(ev.ConnFrames("c1", [_binary(8, {"guild_id": "g1", "query": "", "limit": 0, "nonce": "n"})]))
+    commands = [tell["command"] for tell in scene.told if "command" in tell]
+    assert [type(command) for command in commands] == [bytes]
+    assert scene.closed == {}
+    sid = next(frame["d"]["session_id"] for frame in scene.frames("c1") if frame["t"] == "READY")
+    scene.open("c2").send(ev.ConnFrames("c2", [_binary(6, {"token": TOKEN, "session_id": sid, "seq": 2})]))
+    assert scene.closed == {"c1": 4000}
+    assert [cursor.session for cursor in scene.of(act.ClientCursor)] == ["c2"]
+
+
+@pytest.mark.parametrize("frame", [b"\x00", b"\x83h", b'{"op":2', b'{"op":0}'])
+def test_r22_binary_that_is_no_frame_of_an_agents_is_refused(frame: bytes) -> None:
+    scene = Scene().open("c1").send(ev.ConnFrames("c1", [ev.Binary(frame)]))
+    assert scene.closed == {"c1": 4001 if frame == b'{"op":0}' else 4002}
+
+
 @pytest.mark.parametrize("op", [0, 7, 9, 10, 11])
 def test_r22_a_servers_opcode_never_reaches_the_upstream(op: int) -> None:
     scene = Scene().agent("c1").say("c1", op)
