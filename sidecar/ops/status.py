@@ -46,7 +46,7 @@ def document(sidecar: Running, born: float) -> dict[str, Any]:
         "journal": journal(sidecar),
         "problems": problems(sidecar),
         "sockets": tunnels(sidecar),
-        "downstream": dict(engine.said),
+        "downstream": {k: v for k, v in engine.said.items() if k != "fatal"},
         "streams": [stream(engine, book) for _, book in sorted(engine.admission.books.items())],
     }
 
@@ -60,10 +60,22 @@ def not_ready(engine: Engine) -> str | None:
     return "admission is paused: the journal takes no writes" if engine.paused else None
 
 
+def facts(engine: Engine, name: str) -> dict[str, Any] | None:
+    """What its dialect says of a stream now, None if nobody asked for it since the start: the facts of its account, and those that the
+    account has of the stream alone, as `streams` -> name, which win. With `x_since` (Unix seconds) goes `x_age_s`."""
+    account = engine.accounts.of_stream(name)
+    if account is None:
+        return None
+    own = account.facts.get("streams")
+    told = {k: v for k, v in account.facts.items() if k != "streams"} | (own.get(name, {}) if isinstance(own, dict) else {})
+    since = {k.removesuffix("_since"): v for k, v in told.items() if k.endswith("_since")}
+    return told | {f"{k}_age_s": max(0, round(time.time() - v)) for k, v in since.items()}
+
+
 def upstream_word(engine: Engine, name: str) -> str:
     """The short state word of a stream's upstream; `idle`: nobody asked for it since the start."""
-    account = engine.accounts.of_stream(name)
-    return str(account.facts.get("upstream", "connecting")) if account else "idle"
+    told = facts(engine, name)
+    return "idle" if told is None else str(told.get("upstream", "connecting"))
 
 
 def upstream_words(engine: Engine) -> Counter[str]:
@@ -74,8 +86,7 @@ def upstream_words(engine: Engine) -> Counter[str]:
 def stream(engine: Engine, book: Book) -> dict[str, Any]:
     """One stream, with its consumers."""
     gaps = engine.gaps.get(book.name)
-    account = engine.accounts.of_stream(book.name)
-    hidden = ("upstream", "fatal")
+    told = facts(engine, book.name) or {}
     return {
         "name": book.name,
         "epoch": engine.journal.epoch,
@@ -83,7 +94,7 @@ def stream(engine: Engine, book: Book) -> dict[str, Any]:
         "first": book.first,
         "events": book.committed_ordinal,
         "upstream": upstream_word(engine, book.name),
-        "details": {k: v for k, v in account.facts.items() if k not in hidden} if account else {},
+        "details": {k: v for k, v in told.items() if k not in ("upstream", "fatal")},
         "gaps": gaps.count if gaps else 0,
         "last_gaps": list(gaps.last) if gaps else [],
         "consumers": [consumer(book, found) for found in consumers_of(engine, book.name)],
@@ -135,8 +146,8 @@ def problems(sidecar: Running) -> list[dict[str, str]]:
     if lost := sidecar.store.lost:
         text = f"a damaged journal was set aside as {lost.path}: {lost.reason}"
         found.append((text, "look at the disk; keep the file for an analysis or delete it: the sidecar never reads it again"))
-    for name, account in sorted(engine.accounts.by_name.items()):
-        if fatal := account.facts.get("fatal"):
+    for name, told in [("agents' side", engine.said), *((name, each.facts) for name, each in sorted(engine.accounts.by_name.items()))]:
+        if fatal := told.get("fatal"):
             found.append((f"{name}: stopped: {fatal['code']}", str(fatal["mend"])))
     for row in tunnels(sidecar):
         text = f"{row['count']} socket(s) on {row['path']} are only tunnelled: their messages are not protected"

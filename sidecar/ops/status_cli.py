@@ -76,7 +76,33 @@ def table(status: Mapping[str, Any]) -> str:
     parts = ["\n".join(head)] if head else []
     parts.append(_grid("streams", _STREAM_COLUMNS, streams, "none yet: no agent has connected"))
     parts.append(_grid("consumers", _CONSUMER_COLUMNS, consumers, "none yet"))
+    if told := [f"  {_cell(s.get('name'))}: {said}" for s in streams if (said := facts(s.get("details")))]:
+        parts.append("\n".join(["details", *told]))
     return "\n\n".join(parts)
+
+
+def facts(details: object) -> str:
+    """What a dialect tells of a stream, in words: `{"age_s": 240, "budget": {"used": 1}}` is `age 4 min, budget (used 1)`."""
+    if not isinstance(details, Mapping):
+        return ""
+    return ", ".join(_fact(str(name), value) for name, value in details.items() if not str(name).endswith("_since"))
+
+
+def _fact(name: str, value: object) -> str:
+    words = _cell(name.replace("_", " "))
+    if isinstance(value, Mapping):
+        return f"{words} ({facts(value)})"
+    if name.endswith("_s") and isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{words[:-2]} {span(value)}"
+    return f"{words} {_cell(value)}"
+
+
+def span(seconds: float) -> str:
+    """A length of time for a person, as the page has it."""
+    for unit, size, until in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):
+        if seconds < until:
+            return f"{int(seconds / size)} {unit}"
+    return f"{int(seconds / 86400)} days"
 
 
 def _rows(value: object) -> list[dict[str, Any]]:

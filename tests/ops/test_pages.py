@@ -7,6 +7,9 @@ import base64
 import hashlib
 import json
 import re
+import shutil
+import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from sidecar.core.record import Gap
 from sidecar.errors import DataDirInUse, JournalFull, SidecarError
 from sidecar.journal.model import ModelStore
 from sidecar.journal.store import Lost, Store
-from sidecar.ops import consumer_cli, page
+from sidecar.ops import consumer_cli, page, status_cli
 from tests.downstream.native_world import World, until, world
 
 
@@ -159,6 +162,21 @@ def test_status_tells_streams_consumers_gaps_and_upstream() -> None:
     asyncio.run(scenario())
 
 
+def test_facts_of_a_stream_alone_win_and_a_moment_gets_its_age() -> None:
+    async def scenario() -> None:
+        async with world() as w:
+            since = time.time() - 600
+            own = {"alice": {"upstream": "waiting", "part": "0/2", "session_since": since}, "elsewhere": {"upstream": "live"}}
+            w.tell(act.Status({"upstream": "live", "part": "all", "streams": own}))
+            (row,) = (await status(w))["streams"]
+            assert row["upstream"] == "waiting"
+            assert row["details"] == {"seq": 7, "part": "0/2", "session_since": since, "session_age_s": row["details"]["session_age_s"]}
+            assert 600 <= row["details"]["session_age_s"] < 660
+            assert "upstream waiting: 1" in (await w.get("/_sidecar/readyz"))[1]
+
+    asyncio.run(scenario())
+
+
 def test_gaps_outlive_a_restart() -> None:
     async def scenario() -> None:
         store = ModelStore()
@@ -190,6 +208,21 @@ def test_problems_name_their_mend() -> None:
     asyncio.run(scenario())
 
 
+def test_what_stopped_the_agents_side_is_a_problem_until_it_is_taken_back() -> None:
+    async def scenario() -> None:
+        async with world() as w:
+            w.do(act.Status({"fatal": {"code": "4004", "mend": "set SIDECAR_UPSTREAM_TOKEN"}}))
+            shown = await status(w)
+            assert [p["mend"] for p in shown["problems"]] == ["set SIDECAR_UPSTREAM_TOKEN"] and "4004" in shown["problems"][0]["what"]
+            assert shown["downstream"] == {}
+            w.do(act.Status({"fatal": None}))
+            w.tell(act.Fatal("4014", "grant it"))
+            w.tell(act.Status({"fatal": None}))
+            assert (await status(w))["problems"] == []
+
+    asyncio.run(scenario())
+
+
 # --- the page ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +247,29 @@ def test_the_page_needs_nothing_from_elsewhere_and_sets_text_only_as_text() -> N
     html = page.HTML.decode()
     assert not re.findall(r"https?://|src=|@import|url\(", html)
     assert not re.findall(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(| on[a-z]+=| style=", html)
+
+
+DETAILS = {
+    "session_since": 1.0,
+    "session_age_s": 7300,
+    "seq": 1234567,
+    "part": "0/2",
+    "budget": {"used": 2, "window_s": 86400},
+    "names": ["a", "b"],
+    "none": None,
+    "on": True,
+}
+
+
+def test_the_page_and_the_table_say_what_a_dialect_tells_in_the_same_words() -> None:
+    said = "session age 2 h, seq 1234567, part 0/2, budget (used 2, window 24 h), names a, b, none -, on yes"
+    assert status_cli.facts(DETAILS) == said
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs Node to run the page's script")
+    script = re.findall("<script>(.*?)</script>", page.HTML.decode(), re.DOTALL)[0].rsplit("refresh();", 1)[0]
+    ran = subprocess.run([node, "-e", f"{script}\nconsole.log(facts({json.dumps(DETAILS)}))"], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == said
 
 
 # --- consumer reset -----------------------------------------------------------------------------------------------------------------

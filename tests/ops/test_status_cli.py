@@ -73,6 +73,24 @@ def test_consumers_inside_their_stream() -> None:
     assert ["s", "agent", "1", "-", "-"] in [line.split() for line in status_cli.table(nested).splitlines()]
 
 
+def test_what_a_dialect_tells_of_a_stream_stands_below_in_words() -> None:
+    rows = [
+        {"name": "a", "details": {"session_since": 1.5, "session_age_s": 300, "budget": {"used": 2, "ceiling": 200}}},
+        {"name": "b", "details": {}},
+    ]
+    text = status_cli.table({"streams": rows})
+    assert text.endswith("details\n  a: session age 5 min, budget (used 2, ceiling 200)")
+    assert [status_cli.span(s) for s in (0, 119.9, 120, 7199, 7200, 172_799, 172_800)] == [
+        "0 s",
+        "119 s",
+        "2 min",
+        "119 min",
+        "2 h",
+        "47 h",
+        "2 days",
+    ]
+
+
 def test_nothing_there_yet() -> None:
     text = status_cli.table({"streams": [], "consumers": []})
     assert "no agent has connected" in text

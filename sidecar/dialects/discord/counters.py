@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Final
 
 DOWNSTREAM: Final[Mapping[str, str]] = {
-    "identifies": "IDENTIFYs of agents answered with READY",
-    "resumes": "RESUMEs of agents answered with a replay",
-    "refused_resumes": "RESUMEs of agents answered with op 9",
-    "mute_sockets": "sockets that had not identified after 30 s",
+    "identifies": "IDENTIFYs of agents that were answered with READY.",
+    "resumes": "RESUMEs of agents that were answered with a replay.",
+    "refused_resumes": "RESUMEs of agents that were answered with op 9: a fresh IDENTIFY follows.",
+    "mute_sockets": "Sockets of agents that had not identified after 30 s.",
 }

@@ -332,6 +332,7 @@ class Shard:
         """A beat is due: what only moved the number is written now."""
         if self._is_dirty:
             self.commit([])
+        self.account.show()
 
     # --- what agents are told --------------------------------------------------------------------------------------------------------
 
@@ -359,10 +360,10 @@ class Shard:
         self.account.show()
 
     def facts(self) -> dict[str, Any]:
-        """For the status page."""
-        row, now = self.session.row, int(self.account.moment.wall * 1000)
-        age = {"session_age_s": max(0, (now - row.began) // 1000)} if self.session.is_resumable else {}
-        return {"state": self.connection.phase, "seq": row.top, "intents": row.intents, "guilds": len(self.guilds.ids()), **age}
+        """For the status page. `session_since`: Unix seconds; the number is as of the last beat."""
+        row = self.session.row
+        since = {"session_since": row.began / 1000} if self.session.is_resumable else {}
+        return {**since, "seq": row.top, "intents": row.intents, "guilds": len(self.guilds.ids())}
 
     def _out(self, *actions: Action) -> None:
         self.account.out.extend(actions)

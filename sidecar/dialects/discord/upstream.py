@@ -321,17 +321,21 @@ class UpstreamHalf:
 
     def _tell_status(self) -> None:
         phases = {shard.connection.phase for shard in self.shards.values()}
-        word = "refused" if self._fatal else next((_WORDS[phase] for phase in _WORDS if phase in phases), "idle")
-        wall = self.moment.wall
+        limit = {"used": self.budget.used(self.moment.wall), "ceiling": self.budget.ceiling, "window_s": int(DAY_S)}
         facts = {
-            "upstream": word,
-            "shards": {name: shard.facts() for name, shard in self.shards.items()},
-            "identify_budget": {"used": self.budget.used(wall), "ceiling": self.budget.ceiling, "window_s": int(DAY_S)},
-            "session_start_remaining": self._metadata.remaining,
+            "upstream": self._word(next((phase for phase in _WORDS if phase in phases), "idle")),
+            "identify_budget": limit | {"left_upstream": self._metadata.remaining},
+            "streams": {
+                shard.stream: {"upstream": self._word(shard.connection.phase), "shard": shard.name, **shard.facts()}
+                for shard in self.shards.values()
+            },
         }
         if facts != self._shown:
             self._shown = facts
             self.out.append(Status(facts))
+
+    def _word(self, phase: str) -> str:
+        return "refused" if self._fatal else _WORDS[phase]
 
 
 _WORDS = {
@@ -363,10 +367,10 @@ _HANDLERS: dict[type[Input], Callable[[UpstreamHalf, Any], None]] = {
     TimerFired: UpstreamHalf._timer,
 }
 COUNTERS: Mapping[str, str] = {
-    "identifies_upstream": "IDENTIFYs sent to the gateway",
-    "resumes_upstream": "RESUMEs sent to the gateway",
-    "zombies": "gateway sockets replaced because a heartbeat was not acknowledged",
-    "suspected_gaps": "jumps of the gateway's numbers that led to an audit",
-    "backfilled": "messages admitted from history over REST",
+    "identifies_upstream": "IDENTIFYs sent to the gateway: new sessions, of which there is a daily budget.",
+    "resumes_upstream": "RESUMEs sent to the gateway; they cost nothing.",
+    "zombies": "Gateway sockets replaced because a heartbeat was not acknowledged, or came much too late.",
+    "suspected_gaps": "Jumps of the gateway's numbers, each looked into by an audit over REST.",
+    "backfilled": "Messages found in history over REST and handed to admission.",
 }
 """What the upstream side counts: name without `sidecar_` and `_total` -> help text."""

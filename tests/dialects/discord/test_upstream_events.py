@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from sidecar.core.actions import AdmitRun
+from sidecar.dialects.discord.shard import UNPRIVILEGED
 from tests.dialects.discord.bench import RESUME_URL, SHARD, STREAM, Bench, at, channel, guild
 
 G = guild(1, channel(11), channel(12))
@@ -291,10 +292,25 @@ def test_r34_an_update_of_a_thread_does_not_move_its_watermark() -> None:
     assert b.state["mark:0/1/29"] == b"5 1"
 
 
-def test_status_shows_shards_and_the_budget() -> None:
-    b = live().message(at(1), "11").close(None)
+def test_status_shows_each_shard_its_sessions_age_and_the_budget() -> None:
+    b = live().message(at(1), "11")
+    began = b.wall
+    b.run(20.7).op(11).run(10)
+    assert b.facts_["upstream"] == "live"
+    assert b.facts_["streams"] == {
+        "discord:42:0/1": {"upstream": "live", "shard": "0/1", "session_since": began, "seq": 3, "intents": UNPRIVILEGED, "guilds": 1}
+    }
+    assert b.facts_["identify_budget"] == {"used": 1, "ceiling": 200, "window_s": 86400, "left_upstream": 999}
+    b.close(4009)
+    shown = b.facts_["streams"][STREAM]
+    assert (shown["upstream"], "session_since" in shown) == ("waiting", False)
     assert b.facts_["upstream"] == "waiting"
-    shown = b.facts_["shards"][SHARD]
-    assert (shown["state"], shown["seq"], shown["guilds"], shown["session_age_s"]) == ("waiting", 3, 1, 0)
-    assert b.facts_["identify_budget"] == {"used": 1, "ceiling": 200, "window_s": 86400}
-    assert STREAM == "discord:42:0/1"
+
+
+def test_status_has_a_state_word_for_each_shard() -> None:
+    b = Bench(shards=("0/2", "1/2")).start().open("0/2").hello(name="0/2").ready(name="0/2")
+    assert {name: told["upstream"] for name, told in b.facts_["streams"].items()} == {
+        "discord:42:0/2": "live",
+        "discord:42:1/2": "waiting",
+    }
+    assert b.facts_["upstream"] == "waiting"

@@ -475,7 +475,7 @@ def test_r29_shards_of_one_bucket_identify_five_seconds_apart() -> None:
         b.run(5.01)
     assert [round(y - x) for x, y in itertools.pairwise(times)] == [5, 5]
     assert {n: b.current[n].sent[0]["d"]["shard"] for n in b.current} == {"0/3": [0, 3], "1/3": [1, 3], "2/3": [2, 3]}
-    assert b.facts_["shards"].keys() == {"0/3", "1/3", "2/3"}
+    assert b.facts_["streams"].keys() == {f"discord:42:{n}/3" for n in range(3)}
 
 
 def test_r29_a_slow_hello_does_not_bring_two_identifies_of_a_bucket_together() -> None:
