@@ -25,6 +25,7 @@ class Budget:
         self.ceiling = ceiling
         self.concurrency = 1
         self._row = msgspec.json.decode(state, type=_Row) if state else _Row()
+        self._before = max(self._row.times, default=0.0)
         self._next: dict[int, float] = {}
         self._sent: dict[int, float] = {}
 
@@ -45,6 +46,8 @@ class Budget:
     def wait(self, shard: str, mono: float, wall: float) -> float:
         """Seconds until this shard may begin to connect for an IDENTIFY; 0: now."""
         waits = [self._next.get(self.bucket(shard), 0.0) - mono, self._row.reset_at - wall]
+        # An earlier process may have sent one just now, whatever its bucket was.
+        waits.append(min(self._before + SPACING_S - wall, SPACING_S))
         if self.used(wall) >= self.ceiling:
             waits.append(min(self._row.times[-self.ceiling] + DAY_S - wall, DAY_S))
         if self._row.failed and self._row.times:

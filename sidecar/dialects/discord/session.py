@@ -123,9 +123,9 @@ class Session:
         return True
 
     def dump(self, ms: int) -> bytes:
-        """The durable row, as of this wall clock (Unix milliseconds)."""
+        """The durable row. `ms`: when the upstream was last heard, Unix milliseconds; a commit while it is away is no sign of life."""
         row = self.row
-        row.heard, row.seq = ms, self.seq
+        row.heard, row.seq = max(row.heard, ms), self.seq
         row.missing = [(a, b) for a, b in self._owed]
         for s in self._held:
             if row.missing and row.missing[-1][1] == s - 1:

@@ -228,6 +228,9 @@ class Shard:
             return False
         ops: list[Op] = []
         session, row, ms = self.session, self.session.row, int(self.account.moment.wall * 1000)
+        if found.session_id == row.session_id and session.is_resumable:
+            # Of the session that goes on: it came twice (U15).
+            return True
         listed = [str(guild.id) for guild in found.guilds]
         first, since = session.is_new, max(row.heard, int(self.connection.alive * 1000))
         self.search.let_go(ops)
@@ -307,7 +310,7 @@ class Shard:
             ops.append(PutState(f"ready:{self.name}", self.ready))
         if ops or self._is_dirty:
             self._is_dirty = False
-            ops.append(PutState(f"shard:{self.name}", self.session.dump(int(self.account.moment.wall * 1000))))
+            ops.append(PutState(f"shard:{self.name}", self.session.dump(int(self.connection.alive * 1000))))
         if ops or self._then:
             self._serial += 1
             ticket = f"c:{self.name}:{self._serial}"
