@@ -87,13 +87,21 @@ class Shard:
         """An agent asks for these intents (R23): one that has more than the session leads to a new session, once."""
         self.session.row.asked |= intents
         self._is_dirty = True
-        self._renew_if_narrow()
+        self.renew_if_narrow()
 
-    def _renew_if_narrow(self) -> None:
-        row = self.session.row
-        if row.asked & ~row.intents and self.session.is_resumable:
-            row.asked |= row.intents
+    def renew_if_narrow(self) -> None:
+        """Agents ask for more than the session has: a new one, but not before an IDENTIFY may be sent; until then the present one lives."""
+        row, moment = self.session.row, self.account.moment
+        if not row.asked & ~row.intents or not self.session.is_resumable:
+            return
+        row.asked |= row.intents
+        wait = self.account.budget.wait(self.name, moment.mono, moment.wall)
+        if wait <= 0:
             self.connection.renew()
+            return
+        self._out(StartTimer(f"renew:{self.name}", wait))
+        if wait > 60:
+            self._log("warning", f"an agent asks for more intents; for {wait:.0f} s it goes without: the budget of IDENTIFYs is spent")
 
     def start(self) -> None:
         """The half has begun: what the last life left is taken up."""
@@ -257,7 +265,7 @@ class Shard:
         self.connection.ready()
         self.search.go_on()
         # An agent may have asked for more while the IDENTIFY was on its way.
-        self._renew_if_narrow()
+        self.renew_if_narrow()
         return True
 
     def _why_lost(self) -> str:

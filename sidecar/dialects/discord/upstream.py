@@ -346,6 +346,7 @@ _WORDS = {
 _TIMERS: dict[str, Callable[[UpstreamHalf, Shard], None]] = {
     "linger": UpstreamHalf._linger_over,
     "load": lambda _, shard: shard.load_over(),
+    "renew": lambda _, shard: shard.renew_if_narrow(),
     "hold": lambda _, shard: shard.search.hold_over(),
     "audit": lambda _, shard: shard.search.audit_due(),
     "pump": lambda _, shard: shard.search.go_on(),

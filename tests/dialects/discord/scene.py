@@ -253,6 +253,7 @@ class Scene:
                 self.did.append(action)
 
     def _who(self, action: act.Request, name: str, token: str) -> None:
+        answer: str | int | bytes | None
         if action.target == "/api/v10/gateway/bot":
             self.metadata_asked += 1
             answer = self.metadata.get(token, 0)

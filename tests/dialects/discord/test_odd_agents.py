@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from sidecar.core import actions as act
-from tests.dialects.discord.bench import RESUME_URL, SHARD, Bench, channel
+from sidecar.core import events as ev
+from tests.dialects.discord.bench import RESUME_URL, SHARD, STREAM, Bench, at, channel
 from tests.dialects.discord.bench import guild as seen
 from tests.dialects.discord.scene import ALL, TOKEN, Scene, message, run
 
@@ -76,3 +77,27 @@ def test_R13_U19_a_guild_that_was_in_an_outage_from_the_first_ready_on_is_listed
     assert told(b) == (["1", "3", "4"], ["1", "4"])
     b.crash()
     assert told(b) == (["1", "3", "4"], ["1", "4"])
+
+
+def narrow(**knobs: Any) -> Bench:
+    """A session that began just now, with 513; an agent asks for more."""
+    b = Bench(operators=False, **knobs).start().tell(intents=513, shard=SHARD).feed(ev.Attached(STREAM, 1)).live(seen(1, channel(11)))
+    return b.tell(intents=32768, shard=SHARD)
+
+
+def test_R23_R29_the_session_lives_until_the_identify_for_more_intents_may_be_sent() -> None:
+    b = narrow().run(3).message(at(1), "11")
+    assert b.links[0].ended == ""
+    assert b.names == [f"MESSAGE_CREATE {at(1)}"]
+    b.run(3)
+    assert str(b.links[0].ended) == "4000"
+    b.open().hello().ready(seen(1, channel(11)), session="up2")
+    assert [d["intents"] for d in b.sent(2)] == [513, 513 | 32768]
+
+
+def test_R23_R29_with_the_budget_of_identifies_spent_agents_go_on_with_what_they_had() -> None:
+    b = narrow(identify_budget=1).run(20)
+    b.message(at(1), "11")
+    assert (len(b.links), b.links[0].ended) == (1, "")
+    assert b.names == [f"MESSAGE_CREATE {at(1)}"]
+    assert any("goes without" in line for line in b.said)
