@@ -20,11 +20,10 @@ from sidecar.dialects.discord.encoder import Encoder, frame
 from sidecar.dialects.discord.gate import Gate
 from sidecar.dialects.discord.identity import BAD_TOKEN, bare
 from sidecar.dialects.discord.intents import Allowance
-from sidecar.dialects.discord.sessions import Session, Sessions, stream_of
+from sidecar.dialects.discord.sessions import CONSUMER, Session, Sessions, stream_of
 from sidecar.dialects.discord.snapshot import snapshot
 from sidecar.dialects.discord.sockets import Sockets
 
-CONSUMER = "agent"
 RECONNECT = frame(7)
 INVALID = frame(9, False)
 
@@ -147,9 +146,12 @@ class DownstreamHalf:
         return self._forget(conn) if conn else []
 
     def _ousted(self, event: ev.Ousted) -> list[act.Action]:
-        """To begin anew an agent must IDENTIFY: a RESUME would state the cursor that the operator took back."""
         conn = self._sockets.get(event.session)
-        if conn is None or conn.session is None:
+        return self._expel(conn) if conn is not None else []
+
+    def _expel(self, conn: Conn) -> list[act.Action]:
+        """To begin anew an agent must IDENTIFY: a RESUME would state the cursor that the operator took back."""
+        if conn.session is None:
             return []
         forgotten = self._sessions.drop(conn.session.id)
         return [*([act.Commit(forgotten)] if forgotten else []), *self._close(conn, COME_BACK, INVALID)]
@@ -240,7 +242,8 @@ class DownstreamHalf:
         ready, guilds = message["ready"], message["guilds"]
         conn.pending = snapshot(ready, guilds, session_id=conn.key, url=url, shard=conn.asked_shard, encoder=encoder)
         hashed = self._gate.identities.hash(conn.token)
-        conn.session = Session(conn.key, conn.account, conn.shard, hashed, conn.intents, base, len(conn.pending))
+        resets = self._view.resets(stream, CONSUMER)
+        conn.session = Session(conn.key, conn.account, conn.shard, hashed, conn.intents, base, len(conn.pending), resets)
         conn.state = WRITTEN
         row = self._sessions.add(conn.session, self._moment.wall, self._sockets.by_key)
         timers = [act.CancelTimer("ask:" + conn.name), act.StartTimer("row:" + conn.name, ROW_S)]
@@ -265,7 +268,10 @@ class DownstreamHalf:
         actions.insert(0, conn.send(part))
         if conn.pending:
             return [*actions, act.AwaitDrain(conn.name, "pour")]
-        return actions + self._attach(conn, conn.session.base if conn.session else 0)
+        assert conn.session is not None
+        if conn.session.is_taken_back(self._view):
+            return actions + self._expel(conn)
+        return actions + self._attach(conn, conn.session.base)
 
     def _late(self, conn: Conn) -> list[act.Action]:
         early, conn.early = conn.early, []
@@ -287,7 +293,7 @@ class DownstreamHalf:
         """R16: exact, or not at all."""
         if conn.state != NEW:
             return self._close(conn, ALREADY)
-        found = self._resumable(d)
+        found = self._sessions.resumable(d, self._gate.identities, self._view)
         if found is None:
             return [act.Count("refused_resumes"), conn.send([INVALID])]
         session, offset, token = found
@@ -304,18 +310,6 @@ class DownstreamHalf:
         actions += [self._lead(conn), self._tell(conn, intents=conn.intents), *self._gate.identities.ask(token)]
         actions += self._attach(conn, offset, "resume")
         return [*actions, act.ClientCursor(conn.name, offset), *self._late(conn)]
-
-    def _resumable(self, d: Any) -> tuple[Session, int, str] | None:
-        if not isinstance(d, dict) or not isinstance(d.get("token"), str):
-            return None
-        token = bare(d["token"])
-        session = self._sessions.get(d.get("session_id"))
-        if session is None or session.token != self._gate.identities.hash(token) or self._gate.identities.account(token) != session.account:
-            return None
-        offset, facts = session.offset(d.get("seq")), self._view.facts(session.stream)
-        if offset is None or facts is None or not facts.first - 1 <= offset <= facts.head:
-            return None
-        return session, offset, token
 
     def _sought(self, event: ev.SeekDone) -> list[act.Action]:
         conn = self._sockets.get(event.session)

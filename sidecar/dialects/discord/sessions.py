@@ -12,7 +12,11 @@ from typing import Any
 import msgspec
 
 from sidecar.core import actions as act
+from sidecar.dialects.base import View
+from sidecar.dialects.discord.identity import Identities, bare
 
+CONSUMER = "agent"
+"""The one consumer that a stream has for agents."""
 KEPT = 64
 """Sessions remembered per stream, besides those that are connected."""
 
@@ -23,7 +27,8 @@ def stream_of(account: str, shard: str) -> str:
 
 
 class Session(msgspec.Struct, frozen=True):
-    """One session. `token`: keyed hash of the token that it was made for; `shard`: `i/n`."""
+    """One session. `token`: keyed hash of the token that it was made for; `shard`: `i/n`; `resets`: how often the operator had set the
+    consumer to another place when it began."""
 
     id: str
     account: str
@@ -32,6 +37,7 @@ class Session(msgspec.Struct, frozen=True):
     intents: int
     base: int
     k: int
+    resets: int = 0
 
     @property
     def stream(self) -> str:
@@ -48,6 +54,10 @@ class Session(msgspec.Struct, frozen=True):
             return None
         return self.base + seq - self.k
 
+    def is_taken_back(self, view: View) -> bool:
+        """Has the operator set the consumer to another place since? What its agent states would undo that."""
+        return self.resets != view.resets(self.stream, CONSUMER)
+
 
 class Sessions:
     """All sessions that may be resumed. `state`: rows `session:<id>` of earlier runs."""
@@ -62,6 +72,19 @@ class Sessions:
     def get(self, session_id: Any) -> Session | None:
         """The session of that id, if it is one of ours."""
         return self._known.get(session_id) if isinstance(session_id, str) else None
+
+    def resumable(self, d: Any, identities: Identities, view: View) -> tuple[Session, int, str] | None:
+        """What a RESUME's `d` names (R16): the session, the offset behind which its agent goes on, the token; None: op 9."""
+        if not isinstance(d, dict) or not isinstance(d.get("token"), str):
+            return None
+        token = bare(d["token"])
+        session = self.get(d.get("session_id"))
+        if session is None or session.token != identities.hash(token) or identities.account(token) != session.account:
+            return None
+        offset, facts = session.offset(d.get("seq")), view.facts(session.stream)
+        if offset is None or facts is None or not facts.first - 1 <= offset <= facts.head or session.is_taken_back(view):
+            return None
+        return session, offset, token
 
     def add(self, session: Session, wall: float, live: Collection[str]) -> list[act.Op]:
         """Remember a session from `wall` (Unix seconds) on; the oldest of its stream that are not in `live` make room."""
