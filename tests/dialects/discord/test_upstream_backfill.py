@@ -244,6 +244,27 @@ def test_r33_own_calls_are_at_most_20_a_second() -> None:
     assert len(b.messages) == 60
 
 
+def test_r33_the_agents_calls_go_first_and_ours_one_at_a_time() -> None:
+    b, history = start()
+    history.special["messages"] = [None]
+    anew(lose(b), channel(11, at(1)), channel(12, at(2)))
+    (ours,) = b.requests.values()
+    assert not ours.urgent and ours.lane == "42"
+    b.run(5)
+    assert len(reads(b)) == 1
+
+
+def test_r23_an_agent_that_wants_more_costs_the_others_no_message() -> None:
+    b, history = Bench(operators=False), History()
+    b.rest = history
+    b.start().tell(intents=513, shard=SHARD).live(guild(1, channel(11, OLD), channel(12, OLD))).message(at(1), "11")
+    b.tell(intents=32768, shard=SHARD)
+    history.put("11", at(1), at(3)).put("12", at(2))
+    b.run(6).open().hello().ready(guild(1, channel(11, at(3)), channel(12, at(2))), session="up2").run(2).message(at(9), "11")
+    assert b.messages == [at(1), at(2), at(3), at(9)]
+    assert [d["intents"] for d in b.sent(2)] == [513, 513 | 32768]
+
+
 def test_r33_5xx_and_no_answer_are_tried_again_and_give_up_with_a_gap() -> None:
     b, history = start(channel(11, OLD))
     history.put("11", at(1)).special["channels/11"] = [(500, {}, {}), (0, {}, {}), (502, b"<html>", {})]

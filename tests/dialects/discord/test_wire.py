@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,8 @@ from sidecar.dialects.discord import rest
 from sidecar.dialects.discord.downstream import DownstreamHalf
 from tests.dialects.discord.scene import ALL, BOT, TOKEN
 from tests.dialects.discord.test_engine import Upstream
+from tests.downstream import raw
+from tests.downstream.raw import Peer, Serve
 
 
 class Knobs(msgspec.Struct, frozen=True):
@@ -57,7 +60,10 @@ class Stage:
         return await self.http.ws_connect(self.sidecar.url + path, max_msg_size=0)
 
 
-def on_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, play: Callable[[Stage], Awaitable[None]], **knobs: Any) -> None:
+def on_stage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, play: Callable[[Stage], Awaitable[None]], *, serve: Serve | None = None, **knobs: Any
+) -> None:
+    """`serve`: answers the upstream's requests by hand, byte for byte; it hears of no token then."""
     monkeypatch.setattr(registry, "dialect", lambda name: DIALECT)
     monkeypatch.setattr("sidecar.app.find_dialect", lambda name: DIALECT)
 
@@ -68,14 +74,27 @@ def on_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, play: Callable[[St
         body = msgspec.json.encode({"icon": "https://cdn.discordapp.com/x", "path": request.raw_path})
         return web.Response(body=body, headers={"Content-Type": request.headers.get("X-Want", "application/json")})
 
-    async def main() -> None:
+    @contextlib.asynccontextmanager
+    async def served() -> AsyncIterator[int]:
         app = web.Application()
         app.router.add_route("*", "/{tail:.*}", upstream)
         runner = web.AppRunner(app)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = runner.addresses[0][1]
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield runner.addresses[0][1]
+        finally:
+            await runner.cleanup()
+
+    async def main() -> None:
+        if serve is not None:
+            async with raw.upstream(serve) as up:
+                await played(up.port)
+        else:
+            async with served() as port:
+                await played(port)
+
+    async def played(port: int) -> None:
         sidecar = Sidecar(
             Settings(
                 dialect="discord",
@@ -106,7 +125,6 @@ def on_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, play: Callable[[St
                 await play(stage)
             finally:
                 await stage.stop()
-                await runner.cleanup()
 
     asyncio.run(main())
 
@@ -197,3 +215,80 @@ def test_r6_a_charset_that_the_upstream_adds_is_left_out_and_other_types_stay(
                 assert msgspec.json.decode(await answer.read())["path"] == "/api/v10/users/7"
 
     on_stage(monkeypatch, tmp_path, play, media=media)
+
+
+ASKED = [
+    b"Authorization: Bot MTk4.other",
+    b"User-Agent: DiscordBot (https://x, 1)",
+    b"X-Audit-Log-Reason: %F0%9F%98%80 because",
+    b"content-type: multipart/form-data; boundary=b",
+    b"Accept-Encoding: gzip, br",
+    b"Via: 1.1 mine",
+    b'If-None-Match: "e"',
+    b"Cookie: a=b",
+    b"Content-Length: 62",
+]
+FORM = b'--b\r\nContent-Disposition: form-data; name="n"\r\n\r\n\x00\xff\r\n--b--\r\n'[:62]
+ANSWERED = [
+    b"Content-Type: application/json",
+    b"Set-Cookie: __dcfduid=1; Path=/",
+    b"Set-Cookie: __sdcfduid=2; Path=/",
+    b"X-RateLimit-Bucket: abc",
+    b"x-ratelimit-remaining: 0",
+    b"X-RateLimit-Reset-After: 1.5",
+    b"Retry-After: 2",
+    b"Via: 1.1 google",
+    b'ETag: W/"e"',
+    b"Content-Encoding: gzip",
+    b"Location: https://discord.com/elsewhere",
+    b"Content-Length: 6",
+]
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"201 ", b"302 Found", b"401 Unauthorized", b"403 Forbidden", b"429 Too Many", b"500 No"])
+@pytest.mark.parametrize("target", [b"/api/v10/channels/1/messages/2/reactions/%F0%9F%98%80%2F+/@me?a=b%2Fc+d&nonce=5", b"/api/v9/x"])
+def test_r7_bytes_go_both_ways_once_whatever_the_answer_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: bytes, status: bytes
+) -> None:
+    body = b'\x1f\x8b\x00{"}'
+    seen: list[tuple[bytes, list[bytes], bytes]] = []
+
+    async def serve(peer: Peer) -> None:
+        start, lines = await peer.head()
+        seen.append((start, lines, await peer.exactly(len(FORM))))
+        await peer.send(b"HTTP/1.1 " + status + b"\r\n" + b"".join(line + b"\r\n" for line in ANSWERED) + b"\r\n" + body)
+
+    async def play(stage: Stage) -> None:
+        port = int(stage.sidecar.url.rpartition(":")[2])
+        async with raw.agent(port) as agent:
+            fields = [b"Host: 127.0.0.1:%d" % port, *ASKED, b"Connection: keep-alive", b"Keep-Alive: timeout=5"]
+            await agent.send(b"PUT " + target + b" HTTP/1.1\r\n" + b"".join(line + b"\r\n" for line in fields) + b"\r\n" + FORM)
+            start, lines = await agent.head()
+            assert start == b"HTTP/1.1 " + status
+            assert lines == ANSWERED
+            assert await agent.exactly(len(body)) == body
+        await asyncio.sleep(0)
+        ((asked, sent, form),) = seen
+        assert (asked, form) == (b"PUT " + target + b" HTTP/1.1", FORM)
+        host = stage.sidecar.settings.upstream.removeprefix("http://").encode()
+        assert sent == [b"Host: " + host, *ASKED]
+
+    on_stage(monkeypatch, tmp_path, play, serve=serve)
+
+
+def test_r7_an_upstream_that_cannot_be_reached_or_says_nothing_is_told_in_its_own_envelope(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[bytes] = []
+
+    async def serve(peer: Peer) -> None:
+        asked.append((await peer.head())[0])
+
+    async def play(stage: Stage) -> None:
+        async with stage.http.get(stage.sidecar.url + "/api/v10/users/@me") as answer:
+            told = msgspec.json.decode(await answer.read())
+            assert (answer.status, answer.headers["Content-Type"]) == (503, "application/json")
+            assert told.keys() == {"message", "code"} and told["code"] == 0 and told["message"]
+        assert asked == [b"GET /api/v10/users/@me HTTP/1.1"]
+
+    on_stage(monkeypatch, tmp_path, play, serve=serve)
