@@ -159,8 +159,6 @@ class Connection:
         code, session = event.code, self._owner.session
         verdict = gateway.verdict(code)
         if verdict == "fatal":
-            self._forget()
-            self._enter("idle")
             self._account.fatal(code or 0)
             return
         if verdict == "identify":

@@ -620,6 +620,62 @@ def test_we_never_close_with_1000_or_1001() -> None:
     assert [link.ended for link in b.links[:3]] == [4000] * 3
 
 
+def test_u1_an_open_question_of_an_old_socket_is_none_of_the_new_one() -> None:
+    b = bench().live(G)
+    for n in range(1, 4):
+        # Each socket's first beat goes unanswered: each is replaced for its own, half an interval after it.
+        b.run(20.7).run(20.4)
+        assert b.link.ended == "" and b.counted.get("zombies", 0) == n - 1
+        b.run(0.3)
+        assert b.counted["zombies"] == n
+        b.run(31).again(2).resumed()
+    for _ in range(4):
+        b.run(20.7).op(11).run(20.55)
+    assert b.counted["zombies"] == 3 and len(b.links) == 4
+
+
+def test_r25_what_stands_behind_op_7_in_one_batch_does_nothing() -> None:
+    b = bench().live(G)
+    behind = [b.dispatch("MESSAGE_CREATE", {"id": str(at(1)), "channel_id": "11"}), {"op": 10, "d": {"heartbeat_interval": 9}}, {"op": 1}]
+    b.say({"t": None, "s": None, "op": 7, "d": None}, *behind)
+    assert b.messages == [] and b.link_gone() and b.phase() == "waiting"
+
+
+def test_r25_a_second_hello_opens_no_second_session() -> None:
+    b = bench().open().hello().hello().ready(G).hello()
+    assert len(b.sent(2)) == 1 and b.sent(6) == []
+    b.close(None).run(1).again(2).hello()
+    assert len(b.sent(6)) == 1
+
+
+def test_r27_a_late_hello_and_the_wait_for_its_bucket_are_no_missing_hello() -> None:
+    b = bench(shards=("0/2", "1/2")).run(5.01)
+    b.open("0/2").open("1/2").run(18).hello(name="0/2").hello(name="1/2").run(4.9)
+    assert len(b.sent(2)) == 1
+    b.op(11, name="1/2").op(11, name="0/2").run(0.2)
+    assert len(b.sent(2)) == 2 and len(b.links) == 2
+
+
+def test_r25_the_disks_answer_for_an_older_socket_sends_no_identify() -> None:
+    b = bench().open()
+    b.disk_works = False
+    b.hello().close(None).run(31).open().hello()
+    older, newer = (each for each in b.waiting if each.ticket.startswith("identify"))
+    b.feed(older)
+    assert b.sent(2) == []
+    b.feed(newer)
+    assert len(b.sent(2)) == 1
+
+
+def test_r30_after_an_open_socket_the_resume_url_is_tried_first_again() -> None:
+    b = bench().live(G).close(None).run(1)
+    for _ in range(3):
+        b.refuse(503).run(31)
+    assert b.link.action.target.startswith(GATEWAY_URL)
+    b.again(2).resumed().close(None).run(31)
+    assert b.link.action.target.startswith(RESUME_URL)
+
+
 # --- restart, intents, compression ----------------------------------------
 
 
