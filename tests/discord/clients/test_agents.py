@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from tests.clients.processes import until
-from tests.discord.clients.bots import CLIENTS, BotClients, BotProcess
-from tests.discord.clients.stage import TOKEN, Stage
-from tests.discord.upstream.faults import ALWAYS, RestFault
+from tests.discord.clients.bots import BotClients
+from tests.discord.clients.stage import Stage
 from tests.discord.upstream.world import Settings
 
 WINDOW = 256
