@@ -1,6 +1,7 @@
 """What `sidecar check` may ask an upstream, as data: the dialect names the requests and judges the answers, no I/O."""
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -10,6 +11,14 @@ class Answer(msgspec.Struct, frozen=True):
 
     status: int
     body: bytes
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object; empty if it is none."""
+        try:
+            decoded = msgspec.json.decode(self.body)
+        except msgspec.DecodeError:
+            return {}
+        return decoded if isinstance(decoded, dict) else {}
 
 
 class Finding(msgspec.Struct, frozen=True):

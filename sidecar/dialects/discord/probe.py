@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from sidecar.dialects.discord import gateway
 from sidecar.dialects.discord.identity import bare
 from sidecar.dialects.probe import Answer, Finding, Probe
@@ -23,18 +19,10 @@ def probes(token: str) -> tuple[Probe, ...]:
     )
 
 
-def _json(body: bytes) -> dict[str, Any]:
-    try:
-        decoded = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return {}
-    return decoded if isinstance(decoded, dict) else {}
-
-
 def _judge_identity(answer: Answer) -> str | Finding:
     if answer.status != 200:
         return _refused(answer, "GET /users/@me")
-    user = _json(answer.body)
+    user = answer.json()
     if not isinstance(user.get("id"), str):
         return Finding(_UPSTREAM, "answers GET /api/v10/users/@me without an id", "set it to Discord's origin, without a path")
     if user.get("bot") is False:
@@ -45,7 +33,7 @@ def _judge_identity(answer: Answer) -> str | Finding:
 def _judge_gateway(answer: Answer) -> str | Finding:
     if answer.status != 200:
         return _refused(answer, "GET /gateway/bot")
-    told = _json(answer.body)
+    told = answer.json()
     limit = told.get("session_start_limit")
     remaining = limit.get("remaining") if isinstance(limit, dict) else None
     if not isinstance(told.get("url"), str) or not isinstance(remaining, int):

@@ -1,9 +1,6 @@
 """How `sidecar check` tries a Relaycast upstream: who am I, then the agent socket (relaycast sections 1 and 2)."""
 
-from typing import Any
 from urllib.parse import quote
-
-import msgspec
 
 from sidecar.dialects.probe import Answer, Finding, Probe
 
@@ -24,17 +21,9 @@ def moved_to_node(body: bytes) -> bool:
     return b"node transport" in body.lower()
 
 
-def _json(body: bytes) -> dict[str, Any]:
-    try:
-        decoded = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return {}
-    return decoded if isinstance(decoded, dict) else {}
-
-
 def _judge_identity(answer: Answer) -> str | Finding:
     if answer.status == 200:
-        data = _json(answer.body).get("data")
+        data = answer.json().get("data")
         name = data.get("name") if isinstance(data, dict) else None
         return f"the token is agent {name}'s" if isinstance(name, str) else "the token is accepted"
     if answer.status in (401, 403):
