@@ -14,8 +14,6 @@ from tests.simulation.discord_agents import KINDS, Agent
 from tests.simulation.discord_sim import DiscordSim
 
 CALM, SILENT = "calm", "silent"
-LOSSES = frozenset(["cut_code", "expire", "invalid", "poison", "greet", "refuse_resume", "close_resume", "identify", "silence", "away"])
-"""Faults that may cost upstream sessions."""
 
 
 class Event(NamedTuple):
@@ -214,6 +212,9 @@ class Schedule:
         r, faults = self.sim.random, self.sim.world.faults
         what = r.choice(["swallow_resume", "duplicate_replay", "cut_replay_after"])
         setattr(faults, what, r.randint(1, 3))
+        if what == "cut_replay_after":
+            # What happens before the cut still goes out, with the rest of the replay missing before it.
+            self.done.append("hole")
         self._offline()
 
     def refuse_resume(self) -> None:

@@ -24,7 +24,7 @@ WORKERS = 2
 SHARE = 10
 """Of `--seeds`: these runs are longer than the others."""
 
-REGRESSIONS: list[int] = []
+REGRESSIONS = [4, 13, 61, 137, 503, 889, 1169, 1181]
 
 
 def one(seed: int, real: bool = False) -> None:

@@ -205,7 +205,7 @@ class Backfill:
         if fill is None:
             return Look(job.guild, job.places)
         # Of a channel whose newest message nobody named it is not known whether it has any that are missing.
-        gap = None if fill.last < 0 else _gap(reason, fill.at, fill.last, wall)
+        gap = None if fill.last < 0 else _gap(reason, fill, fill.last, wall)
         return Page(fill, (), True, gap)
 
     def _read(self, job: _Job, body: bytes, wall: float) -> Page | Look | None:
@@ -224,10 +224,10 @@ class Backfill:
         found = sorted((each for each in (_found(fill.channel, raw) for raw in rows) if each.id > fill.at), key=lambda each: each.id)
         gap: Gap | None = None
         if not rows and not fill.count and fill.last > fill.after:
-            return Page(fill, (), True, _gap("absent", fill.at, fill.last, wall))
+            return Page(fill, (), True, _gap("absent", fill, fill.last, wall))
         oldest = frames.first_id((wall - self.max_age) * 1000)
         if found and found[0].id < oldest:
-            gap = _gap("limit", fill.at, oldest, wall)
+            gap = _gap("limit", fill, oldest, wall)
             found = [each for each in found if each.id >= oldest]
             fill.at = oldest - 1
         fill.count += len(found)
@@ -236,13 +236,13 @@ class Backfill:
         if not done and fill.count >= self.limit:
             done = True
             if fill.last < 0 or fill.last > fill.at:
-                gap = gap or _gap("limit", fill.at, fill.last, wall)
+                gap = gap or _gap("limit", fill, fill.last, wall)
         return Page(fill, found, done, gap)
 
 
 def beyond(fill: Fill, wall: float) -> Gap:
     """The gap of a channel that is not to be read at all."""
-    return _gap("limit", fill.after, fill.last, wall)
+    return _gap("limit", fill, fill.last, wall)
 
 
 def _found(channel: str, raw: msgspec.Raw) -> Found:
@@ -250,10 +250,12 @@ def _found(channel: str, raw: msgspec.Raw) -> Found:
     return Found(frames.snowflake(msgspec.json.decode(row.get("id", b"null"))), channel, row)
 
 
-def _gap(reason: str, after: int, last: int, wall: float) -> Gap:
-    """Messages behind `after` up to `last` (-1: up to now), as times in Unix milliseconds."""
+def _gap(reason: str, fill: Fill, last: int, wall: float) -> Gap:
+    """What was not read of a channel up to message `last` (-1: up to now), as times in Unix milliseconds. One that was empty: from its
+    birth on."""
     end = frames.time_of(last) if last > 0 else int(wall * 1000)
-    start = frames.time_of(after) + 1 if after else end
+    done = max(fill.at, fill.after)
+    start = frames.time_of(done) + 1 if done else frames.time_of(frames.snowflake(fill.channel))
     return Gap(reason, "time", min(start, end), end)
 
 

@@ -102,7 +102,7 @@ class Connection:
     def renew(self) -> None:
         """A new session is wanted in place of the present one (R23)."""
         self._owner.session.dropped = True
-        if self.phase in ("hello", "resuming", "live"):
+        if self.phase in ("dialing", "hello", "resuming", "live"):
             self._again("a new session with more intents is needed", 0.0)
 
     def _drop(self) -> None:

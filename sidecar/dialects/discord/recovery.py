@@ -151,15 +151,25 @@ class Recovery:
         self.row.fills.pop(channel, None)
         self.changed = True
 
-    def merge(self) -> tuple[list[Found], list[Frame]]:
-        """All is asked: what was found, by id, and then what was held. Of a channel with a held message only what is older than that:
-        the rest comes live, and in its own order."""
+    def merge(self) -> list[tuple[list[Found], list[Frame]]]:
+        """All is asked: what was found, by id, and then what was held; in parts, each as what was found before what was held. Of a channel
+        with a held message only what is older than that is taken: the rest comes live, and in its own order. But where numbers are
+        missing it may never come, so all is taken, each before the held message that is newer."""
         rows = self.take_found()
-        first = {f.channel: int(f.id) for f in reversed(self._held) if f.kind == "MESSAGE_CREATE" and f.id.isdigit()}
-        rows = [each for each in rows if each.id < first.get(each.channel, each.id + 1)]
+        held = [f for f in self._held if f.kind == "MESSAGE_CREATE" and f.id.isdigit()]
+        first = {f.channel: int(f.id) for f in reversed(held)}
+        parts: list[tuple[list[Found], list[Frame]]] = [([each for each in rows if each.id < first.get(each.channel, each.id + 1)], [])]
+        here = {int(f.id) for f in held}
+        left = [each for each in rows if each.id > first.get(each.channel, each.id) and each.id not in here] if self.row.missing else []
         self.row.fills = {}
         self.changed = True
-        return rows, self._let_go()
+        for frame in self._let_go():
+            older = [each for each in left if frame in held and each.channel == frame.channel and each.id < int(frame.id)] if left else []
+            if older:
+                left = [each for each in left if each not in older]
+                parts.append((older, []))
+            parts[-1][1].append(frame)
+        return [*parts, (left, [])]
 
     def release(self) -> tuple[list[Found], list[Frame]]:
         """The bound is reached: what was found so far, and all that was held."""

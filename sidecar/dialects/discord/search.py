@@ -248,9 +248,9 @@ class Search:
         if now is None:
             return
         if now.is_ripe and not now.released:
-            rows, held = now.merge()
-            self._admit_found(rows, ops)
-            self._pass_on(held, ops)
+            for rows, held in now.merge():
+                self._admit_found(rows, ops)
+                self._pass_on(held, ops)
         if now.released and now.backfill.is_done:
             self._admit_found(now.take_found(), ops)
         if now.backfill.is_done and not now.row.fills and self._gaps:

@@ -24,9 +24,10 @@ def heal(w: World) -> None:
 
 def redial(w: World) -> None:
     w.mono += 6
-    if (f"up:{BOT}", f"redial:{SHARD}") in w.timers:
-        w.engine.timer((f"up:{BOT}", f"redial:{SHARD}"))
-        w.run()
+    for name in ("renew", "redial"):
+        if (f"up:{BOT}", f"{name}:{SHARD}") in w.timers:
+            w.engine.timer((f"up:{BOT}", f"{name}:{SHARD}"))
+            w.run()
     answer(w)
     w.open(SHARD)
     server(w, 10, {"heartbeat_interval": 41250})
