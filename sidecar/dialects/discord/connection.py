@@ -268,7 +268,6 @@ class Connection:
         """READY or RESUMED came."""
         self.resumes = self.put_off = 0
         self.lived = True
-        self._beats_live = False
         self._cancel("wait")
         self._enter("live")
         self.send_commands()
@@ -302,7 +301,7 @@ class Connection:
         """HELLO, READY, or an answer to RESUME did not come in time (R27)."""
         if self.phase == "resuming":
             left = self._heard + RESUME_S - self._account.moment.mono
-            if self._answered and left > 0.001:
+            if left > 0.001:
                 self._start("wait", left)
                 return
             # A replay that stops half way is no answer either.

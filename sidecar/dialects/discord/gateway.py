@@ -99,7 +99,7 @@ def beat(seq: int) -> bytes:
 def interval(payload: bytes) -> float:
     """HELLO's heartbeat interval in seconds, within what is sane."""
     found = frames.fields(frames.body(payload)).get("heartbeat_interval")
-    ms = found if isinstance(found, int | float) and not isinstance(found, bool) else 41250
+    ms = found if isinstance(found, int | float) and not isinstance(found, bool) and found > 0 else 41250
     return min(max(ms / 1000, 0.05), 600.0)
 
 

@@ -44,6 +44,7 @@ def test_r26_a_first_session_is_identified_and_its_state_rides_with_the_events()
     b.hello()
     (identify,) = b.sent(2)
     assert (identify["token"], identify["shard"], identify["intents"]) == (TOKEN, [0, 1], UNPRIVILEGED)
+    assert identify["large_threshold"] == 250
     assert identify["properties"].keys() == {"os", "browser", "device"} and "compress" not in identify
     b.ready(G)
     assert b.phase() == "live"
@@ -99,6 +100,16 @@ def test_u11_metadata_are_remembered_for_the_next_session_and_restart() -> None:
     assert len(b.asked) == 2
     b.crash()
     assert b.current[SHARD].action.target.startswith(RESUME_URL)
+    b.open().close(4009).run(6)
+    assert b.link.action.target.startswith(GATEWAY_URL)
+
+
+def test_u11_metadata_that_hang_are_waited_for_five_seconds_and_not_behind_other_calls() -> None:
+    b = Bench()
+    b.rest = lambda target: None
+    b.start()
+    (asked,) = b.requests.values()
+    assert (asked.timeout, asked.urgent, b.links) == (5.0, True, [])
 
 
 def test_u11_401_on_metadata_is_fatal_for_the_identity() -> None:
@@ -134,6 +145,26 @@ def test_r17_linger_holds_the_upstream_and_then_lets_go_without_ending_the_sessi
     assert b.phase() == "idle" and b.links[0].ended == 4000
     b.feed(Attached(STREAM, 1)).again(2)
     assert [d["session_id"] for d in b.sent(6)] == ["up1"]
+
+
+def test_section_8_with_the_operators_token_the_upstream_is_held_without_agents_for_ever() -> None:
+    b = Bench(linger_s=10).start().feed(Attached(STREAM, 1)).live(G).feed(Detached(STREAM, 0))
+    for _ in range(100):
+        b.op(11).run(20)
+    assert b.phase() == "live" and len(b.links) == 1
+
+
+def test_section_8_shards_that_agents_asked_for_lately_are_held_after_a_restart() -> None:
+    b = Bench(linger_s=1000).start().live(G)
+    b.tell(intents=513, shard="1/2").run(5.1).open("1/2").hello(name="1/2").ready(name="1/2")
+    b.crash()
+    assert b.current.keys() == {SHARD, "1/2"}
+    b = Bench(linger_s=1000).start().live(G)
+    b.tell(intents=513, shard="1/2").run(5.1).open("1/2").hello(name="1/2").ready(name="1/2")
+    b.mono += 2000
+    b.wall += 2000
+    b.crash()
+    assert b.current.keys() == {SHARD}
 
 
 # --- deadlines ----------------------------------------
@@ -226,6 +257,13 @@ def test_u10_fatal_codes_stop_and_are_told(code: int) -> None:
     assert {"refused": TOKEN, "code": code} in b.told
     assert [f.code for f in b.fatal] == [str(code)]
     assert b.facts_["upstream"] == "refused"
+    assert f"refuses this bot ({code}" in b.said[-1]
+
+
+@pytest.mark.parametrize("code", [4004, 4010, 4011, 4012])
+def test_r31_other_intents_are_no_reason_to_try_again_what_was_not_about_them(code: int) -> None:
+    b = bench().live(G).close(code).tell(intents=1, shard=SHARD).run(1)
+    assert b.current == {}
 
 
 def test_r31_a_new_token_ends_a_fatal_stop_and_the_old_one_does_not() -> None:
@@ -353,6 +391,54 @@ def test_r30_a_resume_that_was_answered_by_a_replay_is_no_failure() -> None:
     for n in range(5):
         b.run(31).again(2 + n).message(at(n), "11").close(None)
     assert len(b.sent(6)) == 5 and len(b.sent(2)) == 1
+
+
+def test_r30_a_replay_that_stops_half_way_three_times_is_no_answer() -> None:
+    b = bench().live(G).close(None)
+    for n in range(3):
+        b.run(31).again(2 + n).message(at(n), "11").op(11).run(15).op(11).run(5.1)
+        assert b.link_gone()
+    b.run(31).open().hello()
+    assert len(b.sent(6)) == 3 and len(b.sent(2)) == 2
+
+
+def test_r30_u12_a_socket_that_dies_during_resume_three_times_is_no_answer() -> None:
+    b = bench().live(G).close(None)
+    for _ in range(3):
+        b.run(31).open().hello(3000).run(3.1)
+        assert b.link_gone()
+    b.run(31).open().hello()
+    assert b.counted["zombies"] == 3 and len(b.sent(6)) == 3 and len(b.sent(2)) == 2
+    assert (b.counted["resumes_upstream"], b.counted["identifies_upstream"]) == (3, 2)
+
+
+def test_r23_an_agent_that_wants_more_during_a_resume_gets_it() -> None:
+    b = Bench(operators=False).start().tell(intents=513, shard=SHARD).live(G).close(None).run(1).again(2)
+    b.tell(intents=32768, shard=SHARD).run(6).open().hello()
+    assert [d["intents"] for d in b.sent(2)] == [513, 513 | 32768]
+
+
+@pytest.mark.parametrize(
+    "url", ["wss://user:word@gateway.example", "https://gateway.example", "wss://", 5, None, "wss://[", "gateway.example"]
+)
+def test_section_1_2_a_resume_url_that_is_none_is_not_dialled(url: Any) -> None:
+    b = bench().open().hello()
+    b.event("READY", {"session_id": "up1", "resume_gateway_url": url, "guilds": []})
+    if url == 5:
+        assert b.phase() != "live"
+        return
+    b.close(None).run(1)
+    assert b.link.action.target.startswith(GATEWAY_URL)
+
+
+@pytest.mark.parametrize("interval", [0, -5, None, "x", True, 1e12])
+def test_r27_a_heartbeat_interval_that_is_none_brings_no_storm_and_no_silence(interval: Any) -> None:
+    b = bench().open().op(10, {"heartbeat_interval": interval}).ready(G)
+    for _ in range(1000):
+        b.run(0.9)
+        if b.current:
+            b.op(11)
+    assert 1 <= len(b.sent(1)) <= 25
 
 
 def test_r30_a_server_that_is_away_does_not_poison_the_session() -> None:
@@ -611,6 +697,8 @@ def test_r24_a_planned_stop_leaves_with_4000_and_nothing_comes_after() -> None:
     assert b.links[0].ended == 4000
     b.run(3600)
     assert len(b.links) == 1
+    b.feed(CredentialSeen("other")).tell(intents=32768, shard=SHARD).feed(Attached(STREAM, 1)).run(60)
+    assert len(b.links) == 1
     b.crash().again(2)
     assert b.sent(6, b.link) == [{"token": TOKEN, "session_id": "up1", "seq": 2}]
 
@@ -815,6 +903,17 @@ def test_r21_no_more_than_120_frames_a_minute_and_beats_go_first() -> None:
     assert [d["n"] for d in b.sent(4)] == list(range(300))
     assert max(sum(1 for t in times if since <= t < since + 60) for since in times) <= 120
     assert len(b.links) == 1 and len(b.sent(1)) >= 5
+
+
+def test_r21_what_waits_for_the_upstream_is_bounded_and_what_is_dropped_is_told() -> None:
+    b = bench()
+    for n in range(1001):
+        b.tell(command=b'{"op":4,"d":{"n":%d}}' % n, shard=SHARD, **{"from": "s1"})
+    assert "dropped" in b.said[-1]
+    b.live(G)
+    for _ in range(1200):
+        b.op(11).run(1)
+    assert [d["n"] for d in b.sent(4)] == list(range(1000))
 
 
 def test_r21_the_last_presence_wins_and_goes_into_the_next_identify() -> None:
