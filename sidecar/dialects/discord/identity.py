@@ -2,7 +2,9 @@
 
 An account is a bot id. A token that an earlier run has proven is taken at its word and asked again behind the scenes; one that nobody
 has seen is asked with `GET /users/@me` first. What the upstream refused is refused here for a minute without asking it: ten thousand
-such answers in ten minutes would ban the address (section 1.4).
+such answers in ten minutes would ban the address (section 1.4). An upstream without
+that route, as small stand-ins for Discord are, proves a token by its gateway alone: the account is then named by the token's keyed hash, and keeps
+that name.
 """
 
 from __future__ import annotations
@@ -23,8 +25,13 @@ REFUSED_S = 60.0
 RETRY_MAX_S = 30.0
 BAD_TOKEN = 4004
 BAD_INTENTS = (4013, 4014)
+NO_ROUTE = (404, 405, 501)
+NO_ROUTE_TIMES = 3
+"""Said so often in a row, it is believed: a proxy may say it while its server restarts."""
 
 _TOKEN = re.compile(r"[!-~]+")
+
+BY_TOKEN = "token-"
 
 Verdict = Literal["yes", "no", "unknown"]
 
@@ -51,6 +58,7 @@ class Identities:
         self._asking: dict[str, str] = {}
         self._serial = 0
         self._failures = 0
+        self._no_route: dict[str, int] = {}
 
     def account(self, token: str) -> str | None:
         """The bot that this token was proven to be, in this run or an earlier one."""
@@ -78,8 +86,17 @@ class Identities:
             if event.status == 401:
                 self._failures = 0
                 return Outcome(token, "no"), self.forget(token)
+            known = self.account(token) or ""
             if event.status == 200 and (account := _bot_id(event.body)):
                 self._failures = 0
+                # A name that stands for a token stays: under another one its stream would begin anew.
+                account = known if known.startswith(BY_TOKEN) else account
+                return Outcome(token, "yes", account), self._learn(token, account)
+            said = self._no_route.pop(token, 0) + 1
+            if event.status in NO_ROUTE and said < NO_ROUTE_TIMES:
+                self._no_route[token] = said
+            elif event.status in NO_ROUTE:
+                account = known or BY_TOKEN + self.hash(token)[:16]
                 return Outcome(token, "yes", account), self._learn(token, account)
         self._failures += 1
         return Outcome(token, "unknown", self.account(token) or ""), []

@@ -96,13 +96,38 @@ def test_r12_a_token_that_is_not_proven_yet_is_held_until_the_upstream_can_be_as
     assert scene.types("c1") == ["HELLO", "ACK", "READY", "GUILD_CREATE"]
 
 
-@pytest.mark.parametrize("status", [403, 404, 429, 500, 302])
+@pytest.mark.parametrize("status", [403, 429, 500, 302])
 def test_r9_an_answer_that_says_nothing_about_the_token_refuses_nobody(status: int) -> None:
     scene = Scene()
     scene.who = {TOKEN: status}
     scene.open("c1").identify("c1").wait(5)
     assert scene.closed == {}
     assert not scene.of(act.Own)
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_r9_an_upstream_without_that_route_proves_a_token_by_its_gateway_alone(status: int) -> None:
+    scene = Scene()
+    scene.who = {TOKEN: status, "another": status}
+    scene.open("c1").identify("c1").wait(1)
+    assert not scene.of(act.Own), "once may be a proxy's"
+    scene.wait(10).open("c2").identify("c2", token="another").wait(30)
+    first, second = (o.account for o in {o.credential: o for o in scene.of(act.Own)}.values())
+    assert first != second and first.startswith("token-") and second.startswith("token-")
+    assert not any(TOKEN in key or TOKEN in value.decode() for key, value in scene.state.items())
+    # The name stays when the route is there one day: the bot's stream goes on.
+    scene.who = {TOKEN: BOT}
+    scene.restart()
+    scene.forget().open("c3").identify("c3").wait(5)
+    assert {o.account for o in scene.of(act.Own)} == {first}
+
+
+def test_r9_a_bot_that_is_known_stays_itself_where_the_route_is_gone() -> None:
+    scene = Scene().agent("c1")
+    scene.who = {TOKEN: 404}
+    scene.restart()
+    scene.forget().open("c1").identify("c1").wait(30)
+    assert {o.account for o in scene.of(act.Own)} == {BOT}
 
 
 def test_r9_a_token_that_the_upstream_refuses_gets_4004_and_nothing_else() -> None:
