@@ -2,9 +2,8 @@
 
 An account is a bot id. A token that an earlier run has proven is taken at its word and asked again behind the scenes; one that nobody
 has seen is asked with `GET /users/@me` first. What the upstream refused is refused here for a minute without asking it: ten thousand
-such answers in ten minutes would ban the address (section 1.4). An upstream without
-that route, as small stand-ins for Discord are, proves a token by its gateway alone: the account is then named by the token's keyed hash, and keeps
-that name.
+such answers in ten minutes would ban the address (section 1.4). An upstream without that route, as small
+stand-ins for Discord are, proves a token by its gateway alone: the account is then named by the token's keyed hash, and keeps that name.
 """
 
 from __future__ import annotations
