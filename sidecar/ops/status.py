@@ -68,8 +68,12 @@ def facts(engine: Engine, name: str) -> dict[str, Any] | None:
         return None
     own = account.facts.get("streams")
     told = {k: v for k, v in account.facts.items() if k != "streams"} | (own.get(name, {}) if isinstance(own, dict) else {})
-    since = {k.removesuffix("_since"): v for k, v in told.items() if k.endswith("_since")}
-    return told | {f"{k}_age_s": max(0, round(time.time() - v)) for k, v in since.items()}
+    shown: dict[str, Any] = {}
+    for key, value in told.items():
+        shown[key] = value
+        if key.endswith("_since"):
+            shown[key.removesuffix("_since") + "_age_s"] = max(0, round(time.time() - value))
+    return shown
 
 
 def upstream_word(engine: Engine, name: str) -> str:
