@@ -25,7 +25,7 @@ class Budget:
         self.ceiling = ceiling
         self.concurrency = 1
         self._row = msgspec.json.decode(state, type=_Row) if state else _Row()
-        self._before = max(self._row.times, default=0.0)
+        self._last: float | None = None
         self._next: dict[int, float] = {}
         self._sent: dict[int, float] = {}
 
@@ -46,14 +46,21 @@ class Budget:
     def wait(self, shard: str, mono: float, wall: float) -> float:
         """Seconds until this shard may begin to connect for an IDENTIFY; 0: now."""
         waits = [self._next.get(self.bucket(shard), 0.0) - mono, self._row.reset_at - wall]
-        # An earlier process may have sent one just now, whatever its bucket was.
-        waits.append(min(self._before + SPACING_S - wall, SPACING_S))
+        gone = self._gone(mono, wall)
+        if not self._sent:
+            # The last one was an earlier process's; in which bucket is not kept.
+            waits.append(SPACING_S - gone)
         if self.used(wall) >= self.ceiling:
             waits.append(min(self._row.times[-self.ceiling] + DAY_S - wall, DAY_S))
-        if self._row.failed and self._row.times:
-            pause = min(SPACING_S * (1 << min(self._row.failed - 1, 10)), MAX_FAILED_S)
-            waits.append(min(self._row.times[-1] + pause - wall, pause))
+        if self._row.failed:
+            waits.append(min(SPACING_S * (1 << min(self._row.failed - 1, 10)), MAX_FAILED_S) - gone)
         return max(0.0, *waits)
+
+    def _gone(self, mono: float, wall: float) -> float:
+        """Seconds since the last IDENTIFY; how long ago an earlier process's was, the wall clock says once."""
+        if self._last is None:
+            self._last = mono - max(0.0, wall - self._row.times[-1]) if self._row.times else -DAY_S
+        return mono - self._last
 
     def reserve(self, shard: str, mono: float) -> None:
         """This shard begins to connect: the next one of its bucket comes five seconds later."""
@@ -68,6 +75,7 @@ class Budget:
         self.used(wall)
         self._row.times.append(wall)
         self._row.failed += 1
+        self._last = mono
         self._sent[self.bucket(shard)] = mono
         self.reserve(shard, mono)
 
