@@ -271,6 +271,12 @@ def test_r15_what_is_not_journaled_repeats_the_last_number() -> None:
     assert scene.numbers("c1") == [("m1", 3), ("TYPING_START", 3), ("GUILD_MEMBERS_CHUNK", 3), ("m2", 4)]
 
 
+def test_r15_what_is_not_journaled_has_the_snapshots_last_number_before_any_event() -> None:
+    typing = b'{"t":"TYPING_START","s":77,"op":0,"d":{"guild_id":"g1"}}'
+    scene = Scene().agent("c1").upstream(live="0/1", frame=typing)
+    assert scene.numbers("c1") == [("TYPING_START", 2)]
+
+
 def test_c4_an_identify_may_come_late() -> None:
     scene = Scene().open("c1").wait(29)
     for _ in range(20):
