@@ -48,9 +48,10 @@ class Gate:
         if outcome.verdict == "unknown" and (is_held or outcome.token in tokens):
             actions.append(act.StartTimer("verify", self.identities.retry_s))
         elif outcome.verdict == "yes" and is_held:
-            actions += self._hold(outcome.account)
+            # An agent may have brought the same token, long after the upstream refused it once.
+            actions += [act.Status({"fatal": None}), *self._hold(outcome.account)]
         elif outcome.verdict == "no" and is_held:
-            actions.append(act.Fatal("4004", "set SIDECAR_UPSTREAM_TOKEN to a token that the upstream accepts"))
+            actions.append(act.Fatal("4004", "set SIDECAR_UPSTREAM_TOKEN to a token that the upstream accepts, and restart the sidecar"))
         return outcome, actions
 
     def ask_again(self, tokens: Iterable[str]) -> list[act.Action]:

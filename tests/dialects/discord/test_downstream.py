@@ -313,6 +313,11 @@ def test_the_operators_token_holds_its_shards_before_any_agent_comes() -> None:
 def test_an_operators_token_that_is_refused_is_told_and_one_that_cannot_be_asked_is_asked_again() -> None:
     scene = Scene(credential="wrong")
     assert [a.code for a in scene.of(act.Fatal)] == ["4004"]
+    assert "restart the sidecar" in scene.of(act.Fatal)[0].mend
+    assert not scene.wait(3600).of(act.Own) and len(scene.of(act.Request)) == 1
+    scene.who["wrong"] = BOT
+    scene.open("c1").identify("c1", token="wrong")
+    assert scene.of(act.Status) == [act.Status({"fatal": None})] and scene.of(act.Own)
     scene = Scene()
     scene.who = {TOKEN: 0}
     scene.restart(TOKEN)

@@ -125,3 +125,19 @@ def test_r22_r31_a_fatal_answer_is_told_to_agents_and_shown_with_its_mend_until_
             assert (await at.status())["problems"] == []
 
     asyncio.run(play())
+
+
+def test_r31_an_operators_token_that_is_refused_is_shown_with_its_mend_and_asked_for_once(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with on_stage(tmp_path, Settings(), SIDECAR_UPSTREAM_TOKEN="not-the-bots") as at:
+
+            async def told() -> bool:
+                return bool((await at.status())["problems"])
+
+            await until(told, "the refused token is no problem")
+            (problem,) = (await at.status())["problems"]
+            assert "4004" in problem["what"] and "SIDECAR_UPSTREAM_TOKEN" in problem["mend"]
+            assert 'sidecar_fatal_total{code="4004"} 1.0' in await at.get("metrics")
+            assert len(at.world.ledger.calls) == 1 and at.world.ledger.connects == []
+
+    asyncio.run(play())
