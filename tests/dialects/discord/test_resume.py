@@ -156,6 +156,16 @@ def test_sessions_are_bounded_and_those_connected_stay() -> None:
     assert scene.types("b") == ["HELLO", "INVALID"]
 
 
+def test_r16_the_oldest_sessions_make_room_also_after_a_restart() -> None:
+    scene, ids = Scene(), []
+    for n in range(KEPT):
+        ids.append(scene.wait(1).agent(f"c{n}").send(ev.ConnClosed(f"c{n}", None)).sid)
+    scene.restart()
+    scene.agent("new").open("old").resume("old", ids[0], 2).open("young").resume("young", ids[-1], 2)
+    assert scene.types("old") == ["HELLO", "INVALID"]
+    assert scene.types("young") == ["HELLO"]
+
+
 def test_gaps_are_no_frames_of_a_replay() -> None:
     scene = seen(Scene(), 1)
     scene.open("c2").resume("c2", scene.sid, 3).events("c2", gap_at(2)).send(ev.SeekDone("c2", "resume", 0, 1, True))
