@@ -114,6 +114,11 @@ class Backfill:
         """Is nothing left to ask?"""
         return not self._jobs and self._asked is None
 
+    def pending(self) -> set[str]:
+        """Channels that are not read to their end."""
+        jobs = [*self._jobs, *([self._asked] if self._asked is not None else [])]
+        return {job.fill.channel for job in jobs if job.fill is not None}
+
     def fill(self, fill: Fill) -> None:
         """Read a channel."""
         fill.at = fill.after
@@ -204,9 +209,7 @@ class Backfill:
         fill = job.fill
         if fill is None:
             return Look(job.guild, job.places)
-        # Of a channel whose newest message nobody named it is not known whether it has any that are missing.
-        gap = None if fill.last < 0 else _gap(reason, fill, fill.last, wall)
-        return Page(fill, (), True, gap)
+        return Page(fill, (), True, _gap(reason, fill, wall))
 
     def _read(self, job: _Job, body: bytes, wall: float) -> Page | Look | None:
         fill = job.fill
@@ -224,10 +227,10 @@ class Backfill:
         found = sorted((each for each in (_found(fill.channel, raw) for raw in rows) if each.id > fill.at), key=lambda each: each.id)
         gap: Gap | None = None
         if not rows and not fill.count and fill.last > fill.after:
-            return Page(fill, (), True, _gap("absent", fill, fill.last, wall))
+            return Page(fill, (), True, _gap("absent", fill, wall))
         oldest = frames.first_id((wall - self.max_age) * 1000)
         if found and found[0].id < oldest:
-            gap = _gap("limit", fill, oldest, wall)
+            gap = _gap("limit", fill, wall, oldest)
             found = [each for each in found if each.id >= oldest]
             fill.at = oldest - 1
         fill.count += len(found)
@@ -236,13 +239,13 @@ class Backfill:
         if not done and fill.count >= self.limit:
             done = True
             if fill.last < 0 or fill.last > fill.at:
-                gap = gap or _gap("limit", fill, fill.last, wall)
+                gap = gap or _gap("limit", fill, wall)
         return Page(fill, found, done, gap)
 
 
 def beyond(fill: Fill, wall: float) -> Gap:
     """The gap of a channel that is not to be read at all."""
-    return _gap("limit", fill, fill.last, wall)
+    return _gap("limit", fill, wall)
 
 
 def _found(channel: str, raw: msgspec.Raw) -> Found:
@@ -250,11 +253,11 @@ def _found(channel: str, raw: msgspec.Raw) -> Found:
     return Found(frames.snowflake(msgspec.json.decode(row.get("id", b"null"))), channel, row)
 
 
-def _gap(reason: str, fill: Fill, last: int, wall: float) -> Gap:
-    """What was not read of a channel up to message `last` (-1: up to now), as times in Unix milliseconds. One that was empty: from its
-    birth on."""
+def _gap(reason: str, fill: Fill, wall: float, last: int = 0) -> Gap:
+    """What was not read of a channel, up to message `last` (the channel's newest, or up to now), as times in Unix milliseconds. One that
+    was empty: from its birth on."""
+    last, done = last or fill.last, max(fill.at, fill.after)
     end = frames.time_of(last) if last > 0 else int(wall * 1000)
-    done = max(fill.at, fill.after)
     start = frames.time_of(done) + 1 if done else frames.time_of(frames.snowflake(fill.channel))
     return Gap(reason, "time", min(start, end), end)
 

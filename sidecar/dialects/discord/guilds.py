@@ -15,6 +15,8 @@ from sidecar.dialects.discord import frames
 
 NO_HISTORY = frozenset([4, 14, 15, 16])
 """Channel types without messages of their own: category, directory, forum, media (their `last_message_id` names a thread)."""
+THREADS = frozenset([10, 11, 12])
+"""Channel types of threads."""
 
 _Object = dict[str, msgspec.Raw]
 _Objects = list[msgspec.Raw]
@@ -123,6 +125,10 @@ class Guilds:
             return []
         top = _object(raw)
         return places([*objects(top.get("channels", b"[]")), *objects(top.get("threads", b"[]"))])
+
+    def threads(self, guild: str) -> list[str]:
+        """Its active threads."""
+        return [place.id for place in self.places(guild) if place.type in THREADS]
 
     def members(self, guild: str) -> dict[str, dict[str, Any]]:
         """Members known by user id, as a message event carries them: without the user."""

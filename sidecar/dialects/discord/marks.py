@@ -44,6 +44,10 @@ class Marks:
         """Channels with a mark in a guild."""
         return [c for c, g in self._guilds.items() if g == guild]
 
+    def in_guilds(self) -> list[str]:
+        """Channels with a mark in any guild."""
+        return [c for c, g in self._guilds.items() if g]
+
     def begin(self, channel: str, guild: str, mark: int) -> None:
         """A channel seen for the first time starts here; one that has a mark keeps it."""
         if channel not in self._marks:
@@ -52,7 +56,7 @@ class Marks:
             self._touched.add(channel)
 
     def note(self, channel: str, guild: str, number: int) -> None:
-        """A message was admitted."""
+        """A message was admitted, or nobody asked for messages up to this one."""
         if number > self._marks.get(channel, -1):
             self._marks[channel] = number
             self._guilds.setdefault(channel, guild)

@@ -11,23 +11,28 @@ A watermark that moves while its channel is in question is `frozen` as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from sidecar.core.hold import MAX_BYTES, MAX_SECONDS
+from sidecar.dialects.discord import frames
 from sidecar.dialects.discord.backfill import Backfill, Fill, Found
 from sidecar.dialects.discord.frames import Frame
 from sidecar.dialects.discord.session import Range
 
 HOLD_S = MAX_SECONDS
+DOUBT_S = 2.0
+"""How long live is held while nothing but an empty replay speaks for a hole."""
 NEVER_HELD = "INTERACTION_CREATE"
 """Its token lives three seconds."""
 
 
 class Row(msgspec.Struct, omit_defaults=True):
     """Durable: a restart takes the recovery up again. `floor`: the highest snowflake known when it began; `missing`: numbers of the
-    session that never came; `audit`: guilds are looked at over REST."""
+    session that never came; `audit`: guilds are looked at over REST; `since`: when it began, `away`: for a mere doubt, when the socket
+    before was heard last (Unix milliseconds)."""
 
     fills: dict[str, Fill] = {}
     guilds: list[str] = []
@@ -36,6 +41,12 @@ class Row(msgspec.Struct, omit_defaults=True):
     missing: list[Range] = []
     audit: bool = False
     since: int = 0
+    away: int = 0
+
+    @property
+    def is_doubt(self) -> bool:
+        """Does nothing but an empty replay speak for it?"""
+        return self.away > 0 and not self.missing
 
 
 class Recovery:
@@ -61,6 +72,11 @@ class Recovery:
         if self.row.audit:
             for guild in sorted(self.questioned):
                 self.backfill.look(guild)
+
+    @property
+    def hold_s(self) -> float:
+        """Seconds for which live may be held."""
+        return DOUBT_S if self.row.is_doubt else HOLD_S
 
     @property
     def is_over(self) -> bool:
@@ -115,6 +131,10 @@ class Recovery:
         self._held.append(frame)
         self._bytes += frame.size
 
+    def has(self, channel: str) -> bool:
+        """Is anything of this channel held?"""
+        return any(frame.channel == channel for frame in self._held)
+
     def confirm(self, guild: str, fills: Iterable[Fill]) -> list[Frame]:
         """A guild is in question no more; these channels of it are to be read. Returns what was held and need not be."""
         self.questioned.discard(guild)
@@ -151,31 +171,22 @@ class Recovery:
         self.row.fills.pop(channel, None)
         self.changed = True
 
-    def merge(self) -> list[tuple[list[Found], list[Frame]]]:
-        """All is asked: what was found, by id, and then what was held; in parts, each as what was found before what was held. Of a channel
-        with a held message only what is older than that is taken: the rest comes live, and in its own order. But where numbers are
-        missing it may never come, so all is taken, each before the held message that is newer."""
+    def merge(self) -> list[Found | Frame]:
+        """All is asked: what was found by id, and what was held behind it or, where that has a place between, among it."""
         rows = self.take_found()
-        held = [f for f in self._held if f.kind == "MESSAGE_CREATE" and f.id.isdigit()]
-        first = {f.channel: int(f.id) for f in reversed(held)}
-        parts: list[tuple[list[Found], list[Frame]]] = [([each for each in rows if each.id < first.get(each.channel, each.id + 1)], [])]
-        here = {int(f.id) for f in held}
-        left = [each for each in rows if each.id > first.get(each.channel, each.id) and each.id not in here] if self.row.missing else []
         self.row.fills = {}
         self.changed = True
-        for frame in self._let_go():
-            older = [each for each in left if frame in held and each.channel == frame.channel and each.id < int(frame.id)] if left else []
-            if older:
-                left = [each for each in left if each not in older]
-                parts.append((older, []))
-            parts[-1][1].append(frame)
-        return [*parts, (left, [])]
+        return _mixed(rows, self._let_go())
 
-    def release(self) -> tuple[list[Found], list[Frame]]:
+    def release(self) -> list[Found | Frame]:
         """The bound is reached: what was found so far, and all that was held."""
-        rows, held = self.take_found(), self.take_held()
+        mixed = _mixed(self.take_found(), self.take_held())
         self.released = True
-        return rows, held
+        # What was read to its end has nothing to wait for any more.
+        pending = self.backfill.pending()
+        self.row.fills = {channel: fill for channel, fill in self.row.fills.items() if channel in pending}
+        self.changed = True
+        return mixed
 
     def take_held(self) -> list[Frame]:
         """All that is held."""
@@ -192,6 +203,31 @@ class Recovery:
         self._bytes = sum(f.size for f in self._held)
         self.changed = self.changed or bool(rows)
         return rows
+
+
+def _mixed(rows: Sequence[Found], held: Sequence[Frame]) -> list[Found | Frame]:
+    """What was found, by id, and what was held, in its order; of a channel, what history has between two held messages stands between
+    them. A message that is both is taken as it came."""
+    first: dict[str, int] = {}
+    between: dict[str, deque[Found]] = {}
+    number = [frames.snowflake(f.id) if f.kind == "MESSAGE_CREATE" else 0 for f in held]
+    for frame, n in zip(held, number, strict=True):
+        if n:
+            first.setdefault(frame.channel, n)
+    mixed: list[Found | Frame] = []
+    for each in rows:
+        if each.id < first.get(each.channel, each.id + 1):
+            mixed.append(each)
+        else:
+            between.setdefault(each.channel, deque()).append(each)
+    for frame, n in zip(held, number, strict=True):
+        waiting = between.get(frame.channel)
+        while n and waiting and waiting[0].id <= n:
+            each = waiting.popleft()
+            if each.id != n:
+                mixed.append(each)
+        mixed.append(frame)
+    return mixed + sorted((each for waiting in between.values() for each in waiting), key=lambda each: each.id)
 
 
 def load(raw: bytes | None) -> Row | None:

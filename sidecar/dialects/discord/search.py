@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from sidecar.core.actions import Action, AdmitRun, CancelRequest, CancelTimer, Count, Log, Op, PutState, RecordGap, Request, StartTimer
 from sidecar.core.events import RequestFailed, ResponseReceived
 from sidecar.core.record import LATE, REPLAYED, Gap
@@ -18,7 +16,8 @@ from sidecar.dialects.discord import backfill, frames, gateway, recovery
 from sidecar.dialects.discord.backfill import Backfill, Fill, Found, Look, Page
 from sidecar.dialects.discord.frames import Frame
 from sidecar.dialects.discord.guilds import Place
-from sidecar.dialects.discord.recovery import HOLD_S, Recovery, Row
+from sidecar.dialects.discord.recovery import Recovery, Row
+from sidecar.dialects.discord.shape import Shape
 
 if TYPE_CHECKING:
     from sidecar.dialects.discord.ports import Account
@@ -27,6 +26,11 @@ if TYPE_CHECKING:
 AUDIT_EVERY_S = 60.0
 MAX_DIRECT = 500
 """Channels of direct messages that are read back, those with the newest messages first: nothing tells which of them have something new."""
+MAX_DIRECT_IN_DOUBT = 50
+"""The same, when nothing but an empty replay speaks for it."""
+IN_FLIGHT_MS = 2000
+"""Messages younger than this, when a RESUME without a replay is doubted, may just be on their way."""
+GUILD_MESSAGES, DIRECT_MESSAGES = 1 << 9, 1 << 12
 
 
 class Search:
@@ -37,8 +41,7 @@ class Search:
         self._shard = shard
         self._name = shard.name
         self._gaps: list[tuple[str, Gap]] = []
-        self._members: dict[str, dict[str, dict[str, Any]]] = {}
-        self._types: dict[str, int | None] = {}
+        self._shape = Shape(shard.guilds, shard.marks)
         self._audited = -AUDIT_EVERY_S
         self._timed = False
         self._now: Recovery | None = None
@@ -90,7 +93,7 @@ class Search:
         if now is not None:
             # Only guilds in an outage are left of it.
             row = recovery.together([now.row, waiting.row], waiting.row.floor, waiting.row.since)
-            row.missing, row.audit = waiting.row.missing, True
+            row.missing, row.audit, row.away = waiting.row.missing, True, waiting.row.away
             row.guilds = sorted(now.questioned | waiting.questioned)
             held = now.take_held()
             waiting = self._made(row)
@@ -100,15 +103,25 @@ class Search:
         else:
             self._open(waiting)
 
+    def doubt(self, away: int) -> None:
+        """RESUMED came without any replay, as it does when nothing happened, or when everything was lost and the numbers close ranks
+        (U14): only REST can tell. `away`: Unix milliseconds when the gateway was heard last."""
+        if self._suspect is None:
+            row = Row(floor=self._shard.session.row.newest, since=int(self._account.moment.wall * 1000), audit=True, away=away)
+            row.guilds = self._shard.guilds.ids()
+            self._suspect = self._made(row)
+        self._audit()
+
     def _open(self, found: Recovery) -> None:
         self._now = found
         found.changed = True
         found.open()
         marks = self._shard.marks
-        direct = marks.direct()
-        if len(direct) > MAX_DIRECT:
-            self._log("warning", f"of {len(direct)} channels of direct messages the {MAX_DIRECT} newest are looked at")
-        for channel in direct[:MAX_DIRECT]:
+        direct = marks.direct() if self._is_asked("") else []
+        most = MAX_DIRECT_IN_DOUBT if found.row.is_doubt else MAX_DIRECT
+        if len(direct) > most:
+            self._log("warning", f"of {len(direct)} channels of direct messages the {most} newest are looked at")
+        for channel in direct[:most]:
             found.add(Fill(channel, "", found.mark(channel, marks.get(channel))))
         self._timed = False
         if found.is_over:
@@ -144,15 +157,40 @@ class Search:
             if each is not None:
                 each.freeze(channel, guild, marks.get(channel) if channel in marks else None)
 
-    def confirm(self, guild: str, places: Sequence[Place], ops: list[Op]) -> None:
-        """A guild's channels are known with their newest messages: those with more than their watermark are read (R33). The first time
-        a channel is seen it starts at its newest (R34), unless it is younger than what is in question: then it was empty before."""
-        shard, now = self._shard, self._now
+    def confirm(self, guild: str, places: Sequence[Place], ops: list[Op], before: Iterable[str] = ()) -> None:
+        """A guild's channels are known with their newest messages: those with more than their watermark are read (R33), and those
+        threads that were active `before` and are not named any more: archived meanwhile, perhaps with messages in them."""
+        now, marks = self._now, self._shard.marks
+        fills = self._fills(guild, places)
+        named = {place.id for place in places}
+        frozen = now.row.frozen if now is not None and guild in now.questioned else {}
+        left = [c for c in dict.fromkeys((*before, *frozen)) if c not in named and c in marks and marks.guild(c) == guild]
+        if self._is_asked(guild):
+            fills += [Fill(channel, guild, frozen.get(channel, marks.get(channel))) for channel in left]
+        self._read(guild, fills, ops)
+
+    def notice(self, guild: str, places: Sequence[Place], ops: list[Op]) -> None:
+        """Channels that an event names; one that has more than its watermark is read."""
+        fills = self._fills(guild, places)
+        if fills and not (self._now is not None and guild in self._now.questioned):
+            self._read("", fills, ops)
+
+    def _is_asked(self, guild: str) -> bool:
+        """Does the session bring messages of such a channel at all?"""
+        return bool(self._shard.session.row.intents & (GUILD_MESSAGES if guild else DIRECT_MESSAGES))
+
+    def _fills(self, guild: str, places: Sequence[Place]) -> list[Fill]:
+        """Channels with more than their watermark. The first time a channel is seen it starts at its newest (R34), unless it is younger
+        than what is in question: then it was empty before. Messages that nobody asked for are not missed."""
+        shard, now, is_asked = self._shard, self._now, self._is_asked(guild)
         marks, in_question = shard.marks, now is not None and guild in now.questioned
         fills = []
         for place in places:
-            number = int(place.id) if place.id.isdigit() else 0
-            if place.id not in marks and now is not None and in_question and number > now.row.floor:
+            number = frames.snowflake(place.id)
+            if not is_asked:
+                marks.begin(place.id, guild, 0)
+                marks.note(place.id, guild, place.last)
+            elif place.id not in marks and now is not None and in_question and number > now.row.floor:
                 marks.begin(place.id, guild, number)
             if place.id in marks:
                 mark = now.mark(place.id, marks.get(place.id)) if now is not None else marks.get(place.id)
@@ -161,19 +199,19 @@ class Search:
             else:
                 marks.begin(place.id, guild, max(place.last, 0))
             shard.saw(number, place.last)
-        if now is not None and in_question:
-            named = {place.id for place in places}
-            left = [c for c in now.row.frozen if c not in named and marks.guild(c) == guild]
-            fills += [Fill(channel, guild, now.row.frozen[channel]) for channel in left]
+        return fills if is_asked else []
+
+    def _read(self, guild: str, fills: list[Fill], ops: list[Op]) -> None:
+        """Read these channels; the guild, if one is named, is in question no more."""
+        now, wall = self._now, self._account.moment.wall
         if now is None:
             if not fills:
                 return
-            now = self._made(Row(floor=shard.session.row.newest, since=int(self._account.moment.wall * 1000)))
-            self._now = now
+            now = self._now = self._made(Row(floor=self._shard.session.row.newest, since=int(wall * 1000)))
             now.is_open = True
             self._timed = False
         if now.backfill.limit <= 0:
-            self._gaps += [(fill.channel, backfill.beyond(fill, self._account.moment.wall)) for fill in fills if fill.last > 0]
+            self._gaps += [(fill.channel, backfill.beyond(fill, wall)) for fill in fills if fill.last > 0]
             fills = []
         self._pass_on(now.confirm(guild, fills), ops)
         self._step(ops)
@@ -198,7 +236,7 @@ class Search:
             return
         if not self._timed:
             self._timed = True
-            self._out(StartTimer(f"hold:{self._name}", HOLD_S))
+            self._out(StartTimer(f"hold:{self._name}", now.hold_s))
         following = now.backfill.next(self._account.moment.mono)
         if isinstance(following, str):
             headers = gateway.headers(self._account.token)
@@ -217,11 +255,11 @@ class Search:
             outcome = now.backfill.answer(event.status, event.header, event.body, moment.mono, moment.wall, moment.random)
         ops: list[Op] = []
         if isinstance(outcome, Look):
-            places = outcome.places
+            places, known = outcome.places, self._shard.guilds.threads(outcome.guild)
             if places is None:
                 # Nobody tells what is new: every channel that is known is read from its watermark on.
                 places = [Place(channel, -1, None) for channel in self._shard.marks.of_guild(outcome.guild)]
-            self.confirm(outcome.guild, places, ops)
+            self.confirm(outcome.guild, places, ops, [] if outcome.places is None else known)
         elif isinstance(outcome, Page):
             self._page(now, outcome, ops)
         if ops or self.is_changed:
@@ -231,10 +269,11 @@ class Search:
     def _page(self, now: Recovery, page: Page, ops: list[Op]) -> None:
         view, stream = self._account.view, self._shard.stream
         rows = [each for each in page.rows if not view.seen(stream, each.channel, each.id)]
-        now.filled += sum(1 for each in rows if not now.row.since or frames.time_of(each.id) <= now.row.since)
-        self._types[page.fill.channel] = page.fill.type
+        until = now.row.since - (IN_FLIGHT_MS if now.row.is_doubt else 0)
+        now.filled += sum(1 for each in rows if not now.row.since or frames.time_of(each.id) <= until)
+        self._shape.types[page.fill.channel] = page.fill.type
         now.found(rows)
-        if page.gap is not None:
+        if page.gap is not None and not self._is_idle(page.fill, page.gap):
             self._gaps.append((page.fill.channel, page.gap))
         if page.rows and now.released:
             self._admit_found(now.take_found(), ops)
@@ -242,21 +281,37 @@ class Search:
             now.done(page.fill.channel)
         self._step(ops)
 
+    def _is_idle(self, fill: Fill, gap: Gap) -> bool:
+        """A channel of a guild that is closed to us: nobody named a message in it, and none came, so nothing need be missing."""
+        is_unknown = fill.last < 0 and fill.guild and gap.reason in ("denied", "absent")
+        has_held = self._now is not None and self._now.has(fill.channel)
+        return bool(is_unknown) and not has_held and self._shard.marks.get(fill.channel) <= fill.at
+
     def _step(self, ops: list[Op]) -> None:
         """Merge if all is answered; end what is over."""
         now = self._now
         if now is None:
             return
         if now.is_ripe and not now.released:
-            for rows, held in now.merge():
-                self._admit_found(rows, ops)
-                self._pass_on(held, ops)
+            self._admit_mixed(now.merge(), ops)
         if now.released and now.backfill.is_done:
             self._admit_found(now.take_found(), ops)
         if now.backfill.is_done and not now.row.fills and self._gaps:
             self._admit_found([], ops)
         if now.is_over and now.backfill.is_done:
             self._end(now, ops)
+
+    def _admit_mixed(self, mixed: Iterable[Found | Frame], ops: list[Op]) -> None:
+        rows: list[Found] = []
+        for each in mixed:
+            if isinstance(each, Found):
+                rows.append(each)
+                continue
+            if rows:
+                self._admit_found(rows, ops)
+                rows = []
+            self._pass_on([each], ops)
+        self._admit_found(rows, ops)
 
     def _admit_found(self, rows: Sequence[Found], ops: list[Op]) -> None:
         """Messages by id, and the gaps between them by their time; late is what an admitted message has overtaken."""
@@ -267,7 +322,7 @@ class Search:
                 channel, gap = gaps.pop(0)
                 ops.append(RecordGap(shard.stream, gap, channel))
             flags = REPLAYED | (LATE if each.id < shard.marks.get(each.channel) else 0)
-            payload = self._event(each)
+            payload = self._shape.event(each)
             shard.moved(each.channel, shard.marks.guild(each.channel), each.id)
             last = ops[-1] if ops else None
             if type(last) is AdmitRun and last.domain == each.channel and last.flags == flags:
@@ -278,27 +333,6 @@ class Search:
         ops += [RecordGap(shard.stream, gap, channel) for channel, gap in gaps]
         if rows:
             self._out(Count("backfilled", len(rows)))
-
-    def _event(self, found: Found) -> bytes:
-        """A message of history as the gateway's event: it lacks the guild, the channel's type and the member."""
-        shard = self._shard
-        guild = shard.marks.guild(found.channel)
-        d: dict[str, Any] = dict(found.row)
-        kind = self._types.get(found.channel)
-        if guild:
-            d["guild_id"] = guild
-            if guild not in self._members:
-                self._members[guild] = shard.guilds.members(guild)
-            author = frames.fields(found.row.get("author", msgspec.Raw(b"null"))).get("id")
-            member = self._members[guild].get(str(author))
-            if member is not None and "member" not in d and "webhook_id" not in d:
-                d["member"] = member
-        else:
-            # Bots have direct messages with one person only.
-            kind = kind or 1
-        if kind is not None:
-            d.setdefault("channel_type", kind)
-        return frames.dispatch("MESSAGE_CREATE", d)
 
     # --- end -------------------------------------------------------------------------------------------------------------------------
 
@@ -318,11 +352,10 @@ class Search:
     def _release(self, now: Recovery, ops: list[Op]) -> None:
         if now.released:
             return
-        rows, held = now.release()
-        if held or rows:
+        mixed = now.release()
+        if mixed:
             self._log("warning", "live events are let through while history is still being read; what it finds is marked late")
-        self._admit_found(rows, ops)
-        self._pass_on(held, ops)
+        self._admit_mixed(mixed, ops)
 
     def _end(self, now: Recovery, ops: list[Op]) -> None:
         missing = now.row.missing
@@ -331,9 +364,12 @@ class Search:
             # The hole was real, and not all of it were messages.
             first, last = min(missing)[0], max(last for _, last in missing)
             ops.append(RecordGap(self._shard.stream, Gap("lost", "seq", first, last, count - now.filled)))
+        elif now.row.is_doubt and now.filled:
+            self._log("warning", f"a RESUME without a replay had left out {now.filled} messages")
+            ops.append(RecordGap(self._shard.stream, Gap("lost", "time", min(now.row.away, now.row.since), now.row.since)))
         self._log("info", "all that was missed and can be had is in the journal")
         self._now = None
-        self._members, self._types = {}, {}
+        self._shape.forget()
         self._out(CancelTimer(f"hold:{self._name}"), CancelTimer(f"pump:{self._name}"))
         self._audit()
 

@@ -89,6 +89,11 @@ class Session:
             return True
         return self._settle_owed(s)
 
+    def rewind(self, s: int) -> None:
+        """The upstream counts from a lower number on than we had: what is held keeps its place without one."""
+        self.row.top = s
+        self._owed, self._held, self._other = [], {}, set()
+
     def hold(self, s: int, ms: int, *, is_message: bool) -> None:
         """The event just taken (at `ms`, Unix milliseconds) is kept in memory for now."""
         if not self._held and not self._owed:

@@ -22,7 +22,7 @@ from sidecar.dialects.discord.frames import Frame
 from sidecar.dialects.discord.guilds import Guilds
 from sidecar.dialects.discord.marks import Marks
 from sidecar.dialects.discord.ports import Account
-from sidecar.dialects.discord.search import Search
+from sidecar.dialects.discord.search import GUILD_MESSAGES, Search
 from sidecar.dialects.discord.session import Session
 
 LOAD_S = 5.0
@@ -68,6 +68,7 @@ class Shard:
         self._is_dirty = False
         self._ready_changed = False
         self._intents_sent = 0
+        self._replayed = False
         self.connection = Connection(account, self)
         self.search = Search(account, self, state)
 
@@ -139,6 +140,7 @@ class Shard:
         return session.take(frame.s)
 
     def _event(self, frame: Frame, ops: list[Op]) -> None:
+        self._replayed = True
         if not self._number(frame):
             return
         self._is_dirty = True
@@ -166,9 +168,10 @@ class Shard:
                 self.ready, self._ready_changed = guilds.updated_user(self.ready, raw), True
             return True
         if kind == "GUILD_CREATE":
+            before = self.guilds.threads(guild)
             news = self.guilds.create(guild, raw)
             if guild in self.guilds and not self.guilds.is_away(guild):
-                self.search.confirm(guild, self.guilds.places(guild), ops)
+                self.search.confirm(guild, self.guilds.places(guild), ops, before)
             if guild in row.loading:
                 row.loading.remove(guild)
                 if not row.loading:
@@ -184,19 +187,13 @@ class Shard:
                 self.search.confirm(guild, (), ops)
             return True
         self.guilds.apply(kind, guild, raw)
-        if kind in ("CHANNEL_CREATE", "THREAD_CREATE", "THREAD_UPDATE"):
-            self._learn(guild, [msgspec.Raw(raw)])
+        if kind in ("CHANNEL_CREATE", "CHANNEL_UPDATE", "THREAD_CREATE", "THREAD_UPDATE"):
+            self.search.notice(guild, guilds.places([msgspec.Raw(raw)]), ops)
         elif kind == "THREAD_LIST_SYNC":
-            self._learn(guild, guilds.objects(guilds.member(raw, "threads")))
+            self.search.notice(guild, guilds.places(guilds.objects(guilds.member(raw, "threads"))), ops)
         elif kind in ("CHANNEL_DELETE", "THREAD_DELETE"):
             self.marks.forget([frame.id])
         return True
-
-    def _learn(self, guild: str, rows: Iterable[msgspec.Raw]) -> None:
-        """Channels seen for the first time start at their newest message (R34)."""
-        for place in guilds.places(rows):
-            self.marks.begin(place.id, guild, place.last)
-            self.saw(int(place.id) if place.id.isdigit() else 0, place.last)
 
     def saw(self, *numbers: int) -> None:
         """Snowflakes that exist."""
@@ -240,6 +237,7 @@ class Shard:
             # Of the session that goes on: it came twice (U15).
             return True
         listed = [str(guild.id) for guild in found.guilds]
+        before_intents = row.intents
         first, since = session.is_new, max(row.heard, int(self.connection.alive * 1000))
         self.search.let_go(ops)
         if not first:
@@ -250,12 +248,15 @@ class Shard:
             self._log("warning", f"a new session; lost {detail}, but for messages, which are read back")
         session.begin(found.session_id, gateway.usable(found.resume_gateway_url), frame.s, self._intents_sent or self.intents(), ms)
         self.ready, self._ready_changed = raw, True
+        if not first and not before_intents & GUILD_MESSAGES:
+            # Nobody had asked for messages: the channels start at their newest now.
+            self.marks.forget(self.marks.in_guilds())
         self._leave(set(self.guilds.ids()) - set(listed), ops)
         row.loading = [guild for guild in listed if guild not in self.guilds and (first or guild in row.loading)]
         if row.loading:
             self._out(StartTimer(f"load:{self.name}", LOAD_S))
         if not first:
-            self.search.begin([guild for guild in listed if guild in self.guilds], since)
+            self.search.begin(listed, since)
         self.account.budget.succeeded()
         ops.append(PutState("budget", self.account.budget.dump()))
         self.was_released = False
@@ -282,13 +283,22 @@ class Shard:
             ops.append(Admit(self.stream, payload, b"", guild, REPLAYED))
 
     def _resumed(self, frame: Frame) -> None:
-        self._number(frame)
+        session = self.session
+        # No event has the number of a later one: this upstream counts anew.
+        is_lower = 0 < frame.s <= session.top
+        is_empty = is_lower or (not self._replayed and frame.s == session.top + 1)
         ops: list[Op] = []
-        if lost := self.session.others():
+        lost, owed = session.others(), session.give_up()
+        if is_lower:
+            session.rewind(frame.s)
+        self._number(frame)
+        if lost:
             # They were in memory when an earlier process was killed, the replay did not bring them, and no history has them (R36).
             ops.append(RecordGap(self.stream, Gap("lost", "seq", lost[0], lost[-1], len(lost))))
-        for first, last in self.session.give_up():
+        for first, last in owed:
             self.search.suspect(first, last)
+        if is_empty and not owed:
+            self.search.doubt(max(session.row.heard, int(self.connection.alive * 1000)))
         self.commit(ops)
         self.connection.ready()
         self.search.go_on()
@@ -368,6 +378,8 @@ class Shard:
 
     def changed(self) -> None:
         """The connection's phase changed."""
+        if self.connection.phase == "resuming":
+            self._replayed = False
         self.account.show()
 
     def facts(self) -> dict[str, Any]:

@@ -381,6 +381,7 @@ def test_a_late_fill_goes_on_after_a_kill_where_it_was() -> None:
     anew(lose(b), channel(11, numbers[-1])).message(at(110), "11").run(31).op(11)
     b.let().run(0.1)
     assert len(b.messages) == 101
+    hole(history, one=numbers[-1])
     b.crash().again(3).resumed().run(2)
     assert reads(b)[2:] == [f"/api/v10/channels/11/messages?after={n}&limit=100" for n in (numbers[99], numbers[199])]
     assert len(b.messages) == 251
