@@ -94,7 +94,9 @@ class _Job:
     def target(self, limit: int) -> str:
         if self.fill is not None:
             left = min(PAGE, limit - self.fill.count)
-            return f"{API}/channels/{self.fill.channel}/messages?after={self.fill.at}&limit={left}"
+            # Of a channel that was empty all is new. 0 is no snowflake to every server; the first message of a post bears the post's id.
+            after = self.fill.at or frames.snowflake(self.fill.channel) - 1
+            return f"{API}/channels/{self.fill.channel}/messages?after={max(after, 0)}&limit={left}"
         return f"{API}/guilds/{self.guild}/channels" if self.places is None else f"{API}/guilds/{self.guild}/threads/active"
 
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from sidecar.dialects.discord.shard import Shard
 
 AUDIT_EVERY_S = 60.0
+RESUMED_EVERY_S = 5.0
+"""The same after a RESUME: that something was missed there is likely, and how often a link is lost is bounded already."""
+MAX_RANGES = 64
+"""Ranges of missing numbers that are kept apart: an upstream that numbers more than its events has one before each."""
 MAX_DIRECT = 500
 """Channels of direct messages that are read back, those with the newest messages first: nothing tells which of them have something new."""
 MAX_DIRECT_IN_DOUBT = 50
@@ -43,6 +47,7 @@ class Search:
         self._gaps: list[tuple[str, Gap]] = []
         self._shape = Shape(shard.guilds, shard.marks)
         self._audited = -AUDIT_EVERY_S
+        self._every = AUDIT_EVERY_S
         self._timed = False
         self._now: Recovery | None = None
         self._suspect: Recovery | None = None
@@ -68,14 +73,17 @@ class Search:
         self._open(self._made(row))
 
     def suspect(self, first: int, last: int) -> None:
-        """Numbers are missing (R32): an audit, now or when the last one is a minute old."""
+        """Numbers are missing (R32): an audit, now or when the last one is old enough."""
         self._out(Count("suspected_gaps"))
-        self._log("warning", f"numbers {first} to {last} did not come: looking whether messages are missing")
+        if self._shard.connection.phase != "live":
+            self._every = RESUMED_EVERY_S
         if self._suspect is None:
+            self._log("warning", f"numbers {first} to {last} did not come: looking whether messages are missing")
             row = Row(floor=self._shard.session.row.newest, since=int(self._account.moment.wall * 1000), audit=True)
             row.guilds = self._shard.guilds.ids()
             self._suspect = self._made(row)
-        self._suspect.row.missing.append((first, last))
+        missing = self._suspect.row.missing
+        missing.append((first, last) if len(missing) < MAX_RANGES else (missing.pop()[0], last))
         self._suspect.changed = True
         self._audit()
 
@@ -84,11 +92,11 @@ class Search:
         waiting, now = self._suspect, self._now
         if waiting is None or (now is not None and not now.backfill.is_done):
             return
-        pause = self._audited + AUDIT_EVERY_S - self._account.moment.mono
+        pause = self._audited + self._every - self._account.moment.mono
         if pause > 0.001:
             self._out(StartTimer(f"audit:{self._name}", pause))
             return
-        self._audited = self._account.moment.mono
+        self._audited, self._every = self._account.moment.mono, AUDIT_EVERY_S
         self._suspect = None
         if now is not None:
             # Only guilds in an outage are left of it.

@@ -49,6 +49,14 @@ def test_r33_a_new_session_reads_back_what_the_channels_have_more_merged_by_id()
     assert b.state["mark:0/1/11"] == f"{at(5)} 1".encode() and "fill:0/1" not in b.state
 
 
+def test_r33_r34_a_channel_that_was_empty_is_read_from_its_own_birth_on_for_0_is_no_snowflake_to_every_server() -> None:
+    b, history = start(channel(11, None))
+    history.put("11", at(1))
+    anew(lose(b), channel(11, at(1))).run(2)
+    assert reads(b) == ["/api/v10/channels/11/messages?after=10&limit=100"]
+    assert b.messages == [at(1)]
+
+
 def test_r33_only_channels_with_something_new_are_asked_for() -> None:
     b, history = start(channel(11, OLD), channel(12, OLD), {**channel(15, OLD), "type": 15})
     history.put("11", at(1))
@@ -508,6 +516,34 @@ def test_r32_audits_are_a_minute_apart_and_the_second_still_finds_what_is_behind
     b.op(11).run(5)
     assert b.messages == [at(1), at(5), at(6), at(4)]
     assert b.journal[-1].flags == LATE | REPLAYED
+
+
+def test_r32_holes_behind_resumes_are_filled_at_once_and_in_order_whatever_was_audited_in_live() -> None:
+    b, history = start()
+    hole(history)
+    b.message(at(1), "11", 4).run(2)
+    for n in (2, 3):
+        last = b.link.s
+        b.close(None).run(6).again(last)
+        history.put("11", at(n * 100), at(n * 101))
+        hole(history, one=at(n * 101))
+        b.message(at(n * 101), "11", last + 4).resumed().run(2)
+    assert b.messages == [at(1), at(200), at(202), at(300), at(303)]
+    assert b.gaps == []
+    looks = len(b.asked)
+    b.message(at(400), "11", b.link.s + 3).run(10)
+    assert len(b.asked) == looks, "in live it is a minute again"
+
+
+def test_r32_numbers_that_jump_with_every_event_are_told_of_once_a_minute_and_keep_a_bounded_row() -> None:
+    b, history = start()
+    hole(history)
+    for n in range(200):
+        b.message(at(1, n), "11", b.link.s + 2).run(0.01)
+    assert b.counted["suspected_gaps"] == 200
+    assert len([line for line in b.said if "did not come" in line]) == 2
+    assert len(msgspec.json.decode(b.state["suspect:0/1"])["missing"]) == 64
+    assert msgspec.json.decode(b.state["suspect:0/1"])["missing"][-1][1] == b.link.s - 1
 
 
 def test_r32_a_waiting_audit_survives_a_kill() -> None:
