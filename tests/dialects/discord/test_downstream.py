@@ -96,6 +96,14 @@ def test_r12_a_token_that_is_not_proven_yet_is_held_until_the_upstream_can_be_as
     assert scene.types("c1") == ["HELLO", "ACK", "READY", "GUILD_CREATE"]
 
 
+def test_r9_many_agents_of_one_token_are_one_question() -> None:
+    scene = Scene()
+    scene.who = {TOKEN: None}
+    for n in range(20):
+        scene.open(f"c{n}").identify(f"c{n}").wait(0.1)
+    assert len(scene.of(act.Request)) == 1
+
+
 @pytest.mark.parametrize("status", [403, 429, 500, 302])
 def test_r9_an_answer_that_says_nothing_about_the_token_refuses_nobody(status: int) -> None:
     scene = Scene()
