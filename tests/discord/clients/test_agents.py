@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.clients.processes import until
 from tests.discord.clients.bots import BotClients
@@ -31,6 +32,22 @@ def in_order(runs: Sequence[Sequence[str]], posted: Sequence[str]) -> list[int]:
         known = max(known, start + len(run))
     assert known == len(posted)
     return repeats
+
+
+def folder(base: Path, name: str) -> Path:
+    """A new folder."""
+    found = base / name
+    found.mkdir()
+    return found
+
+
+def at_once(play: Callable[[str], Coroutine[Any, Any, None]], kinds: Sequence[str]) -> None:
+    """With all clients at the same time, each on a stage of its own."""
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*map(play, kinds))
+
+    asyncio.run(all_of_them())
 
 
 @asynccontextmanager
@@ -101,3 +118,65 @@ def test_stopped_for_many_intervals_the_upstream_session_lives_and_nothing_is_lo
             assert at.world.ledger.wrongs == []
 
     asyncio.run(play())
+
+
+def test_R18_stopped_for_sixty_seconds_with_all_as_it_is_by_default(bot_clients: BotClients, kinds: list[str], tmp_path: Path) -> None:
+    async def play(kind: str) -> None:
+        async with Stage(bot_clients, kind, folder(tmp_path, kind), settings=Settings()) as at:
+            await at.connect()
+            at.post(50)
+            await at.has_all()
+            await at.known()
+            at.bot.signal(signal.SIGSTOP)
+            before = len(at.world.ledger.beats)
+            for _ in range(60):
+                at.post(10)
+                await asyncio.sleep(1)
+            at.bot.signal(signal.SIGCONT)
+            assert len(at.world.ledger.beats) > before
+            at.post(10)
+            await at.has_all()
+            await at.known()
+            at.post(10)
+            await at.has_all()
+            assert (len(at.world.ledger.identifies), len(at.world.ledger.connects)) == (1, 1)
+            assert at.world.ledger.wrongs == []
+
+    at_once(play, kinds)
+
+
+def test_R11_R18_C12_a_slow_handler_keeps_its_connection_and_gets_everything(
+    bot_clients: BotClients, kinds: list[str], tmp_path: Path
+) -> None:
+    async def play(kind: str) -> None:
+        async with Stage(bot_clients, kind, folder(tmp_path, kind), discord_heartbeat_ms="4000") as at:
+            await at.connect(busy_ms=10)
+            at.post(700)
+            await at.has_all()
+            await at.known()
+            # Carbon takes what comes into a queue of its own, and its loop does not turn before that is empty: it may miss an ACK.
+            drops = at.bot.states["disconnect"] + at.bot.states["resumed"]
+            assert (drops if kind != "carbon" else 0, at.bot.states["ready"]) == (0, 1)
+            assert len(at.world.ledger.connects) == 1
+
+    at_once(play, kinds)
+
+
+def test_R18_R19_C12_twenty_thousand_messages_wait_for_a_bot_that_was_away(
+    bot_clients: BotClients, kinds: list[str], tmp_path: Path
+) -> None:
+    async def play(kind: str) -> None:
+        async with Stage(bot_clients, kind, folder(tmp_path, kind)) as at:
+            await at.connect()
+            await at.known()
+            await at.bot.kill()
+            for _ in range(100):
+                at.post(200)
+                await asyncio.sleep(0)
+            await at.connect()
+            await at.has_all()
+            await at.known()
+            assert at.bot.states["disconnect"] == at.bot.states["resumed"] == 0
+            assert at.bot.contents(1) == at.posted
+
+    at_once(play, kinds)

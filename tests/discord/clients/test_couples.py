@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.clients.processes import until
 from tests.discord.clients.bots import CLIENTS, BotClients, BotProcess
 from tests.discord.clients.stage import TOKEN, Stage
@@ -96,6 +98,7 @@ def test_C5_two_processes_of_one_token_are_both_served_and_each_outlives_the_oth
     asyncio.run(play())
 
 
+@pytest.mark.parametrize("kind", ["djs"], indirect=True)
 def test_C13_R23_narrower_intents_see_less_and_wider_ones_cost_one_identify_and_nobody_a_message(
     bot_clients: BotClients, kind: str, tmp_path: Path
 ) -> None:
@@ -131,6 +134,7 @@ def test_C13_R23_narrower_intents_see_less_and_wider_ones_cost_one_identify_and_
     asyncio.run(play())
 
 
+@pytest.mark.parametrize("kind", ["djs"], indirect=True)
 def test_R9_bots_of_other_tokens_are_other_accounts_and_a_wrong_token_is_4004_and_gets_nothing(
     bot_clients: BotClients, kind: str, tmp_path: Path
 ) -> None:
