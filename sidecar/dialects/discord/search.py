@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from sidecar.dialects.discord.shard import Shard
 
 AUDIT_EVERY_S = 60.0
-RESUMED_EVERY_S = 5.0
-"""The same after a RESUME: that something was missed there is likely, and how often a link is lost is bounded already."""
+"""In live. Behind a RESUME an audit begins at once: a hole there is likely, what comes live waits for it in order, and how often a link is
+resumed is bounded already (R28)."""
 MAX_RANGES = 64
 """Ranges of missing numbers that are kept apart: an upstream that numbers more than its events has one before each."""
 MAX_DIRECT = 500
@@ -76,7 +76,7 @@ class Search:
         """Numbers are missing (R32): an audit, now or when the last one is old enough."""
         self._out(Count("suspected_gaps"))
         if self._shard.connection.phase != "live":
-            self._every = RESUMED_EVERY_S
+            self._every = 0.0
         if self._suspect is None:
             self._log("warning", f"numbers {first} to {last} did not come: looking whether messages are missing")
             row = Row(floor=self._shard.session.row.newest, since=int(self._account.moment.wall * 1000), audit=True)

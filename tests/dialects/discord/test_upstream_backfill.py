@@ -524,7 +524,7 @@ def test_r32_holes_behind_resumes_are_filled_at_once_and_in_order_whatever_was_a
     b.message(at(1), "11", 4).run(2)
     for n in (2, 3):
         last = b.link.s
-        b.close(None).run(6).again(last)
+        b.close(None).run(1).again(last)
         history.put("11", at(n * 100), at(n * 101))
         hole(history, one=at(n * 101))
         b.message(at(n * 101), "11", last + 4).resumed().run(2)
