@@ -10,6 +10,7 @@ import msgspec
 
 from sidecar.config import Settings
 from sidecar.core.layout import Batch, CursorRow, StreamRow, Table, cursor_key, pack_pair, unpack_pair, unpack_u32
+from sidecar.core.record import count_of
 from sidecar.downstream.native import shown
 from sidecar.errors import DataDirInUse, NotRunning, SidecarError
 from sidecar.journal.directory import JOURNAL
@@ -109,15 +110,22 @@ def write(settings: Settings, order: Order) -> Done:
         store.close()
 
 
+def _head(store: Store, sid: int) -> int:
+    """The last offset of a stream, 0 if it has no records. A row holds a run of them."""
+    last = store.floor(Table.RECORDS, pack_pair(sid, (1 << 64) - 1))
+    if last is None:
+        return 0
+    at, first = unpack_pair(last[0])
+    return first + count_of(last[1]) - 1 if at == sid else 0
+
+
 def _write(store: Store, order: Order) -> Done:
     sids = {key[1:].decode(): msgspec.json.decode(value, type=StreamRow).sid for key, value in store.scan(Table.STREAMS, b"s")}
     names = {sid: name for name, sid in sids.items()}
     known = [(names[unpack_u32(key)], key[4:].decode()) for key, _ in store.scan(Table.CURSORS) if unpack_u32(key) in names]
     stream, consumer = pick(known, order.name, order.stream)
     sid = sids[stream]
-    last = store.floor(Table.RECORDS, pack_pair(sid, (1 << 64) - 1))
-    at, head = unpack_pair(last[0]) if last is not None else (sid, 0)
-    cursor = place(order.offset, head if at == sid else 0)
+    cursor = place(order.offset, _head(store, sid))
     key = cursor_key(sid, consumer)
     row = msgspec.json.decode(store.get(Table.CURSORS, key) or b"", type=CursorRow)
     batch = Batch()

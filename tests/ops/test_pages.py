@@ -447,3 +447,19 @@ def test_the_command_asks_the_running_sidecar(tmp_path: Path, capsys: pytest.Cap
                 await asyncio.to_thread(consumer_cli.run, config, "eve", offset=1, stream=None)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("offset", "cursor"), [(20, 20), (None, 33)])
+def test_the_command_knows_the_head_of_a_stream_whose_last_row_holds_many_records(tmp_path: Path, offset: int | None, cursor: int) -> None:
+    config = settings(tmp_path)
+    filled(config)
+    store = opened(config)
+    try:
+        admission, batch = Admission(store, 10), Batch()
+        admission.apply("up:a", [act.AdmitRun("alice", [b"x"] * 30, [b""] * 30)], 1.0, batch)
+        admission.close_batch(batch)
+        store.apply(batch)
+    finally:
+        store.close()
+    assert consumer_cli.run(config, "agent", offset=offset, stream=None) == 0
+    assert cursors(config)[1, "agent"].offset == cursor
