@@ -176,11 +176,11 @@ class Connection:
         if self.phase == "live":
             self.alive = self._account.moment.wall
         for data in batch:
-            payload = self._inflated(data)
-            if payload is None:
-                continue
+            payload = self._inflated(data) if type(data) is Binary else data
             if not self._has_link:
                 break
+            if payload is None:
+                continue
             frame = frames.read(payload)
             if frame.op == frames.DISPATCH:
                 self._heard, self._answered = mono, True
@@ -196,8 +196,6 @@ class Connection:
             self._owner.dispatched(events)
 
     def _inflated(self, data: bytes) -> bytes | None:
-        if type(data) is not Binary:
-            return data
         try:
             return self._inflate.feed(data) if self._inflate is not None else None
         except Corrupt as error:

@@ -29,16 +29,16 @@ def hand_over(conn: Conn, event: ev.RecordsReady, now: float) -> list[act.Action
     actions: list[act.Action] = []
     frames: list[bytes] = []
     behind = conn.handed
+    base = session.seq(0)
     for run in event.runs:
         if run.is_gap:
             continue
         for offset, payload in enumerate(run.payloads, run.offset):
-            s = session.seq(offset)
-            sent = encoder.encode(payload, s)
+            sent = encoder.encode(payload, base + offset)
             if sent is None:
                 continue
             frames.append(sent)
-            conn.last_s = s
+            conn.last_s = base + offset
             if len(frames) == PART:
                 actions += [conn.send(frames), _barrier(conn, offset)]
                 frames, behind = [], offset

@@ -145,11 +145,11 @@ def fields(raw: bytes) -> dict[str, Any]:
 
 def snowflake(value: object) -> int:
     """An id as a number, 0 if it is none."""
-    if type(value) is int:
-        return value if 0 < value <= MAX_SNOWFLAKE else 0
-    if isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdigit():
-        return int(value) if int(value) <= MAX_SNOWFLAKE else 0
-    return 0
+    if isinstance(value, str):
+        number = int(value) if len(value) < 20 and value.isascii() and value.isdigit() else 0
+    else:
+        number = value if type(value) is int else 0
+    return number if 0 < number <= MAX_SNOWFLAKE else 0
 
 
 def time_of(number: int) -> int:

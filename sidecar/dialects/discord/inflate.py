@@ -26,6 +26,8 @@ class Inflate:
         """The message that this frame completes, None if more has to come.
 
         Raises Corrupt."""
+        if not self._part and data[-4:] == SUFFIX and len(data) <= MAX_MESSAGE:
+            return self._text(data)
         self._part.append(data)
         self._size += len(data)
         if self._size > MAX_MESSAGE:
@@ -33,8 +35,11 @@ class Inflate:
         self._tail = (self._tail + data[-4:])[-4:]
         if self._tail != SUFFIX:
             return None
-        compressed = data if len(self._part) == 1 else b"".join(self._part)
+        compressed = b"".join(self._part)
         self._part, self._size, self._tail = [], 0, b""
+        return self._text(compressed)
+
+    def _text(self, compressed: bytes) -> bytes:
         try:
             text = self._context.decompress(compressed, MAX_MESSAGE)
         except zlib.error as error:
