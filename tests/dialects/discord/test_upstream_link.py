@@ -438,7 +438,7 @@ def test_r27_a_heartbeat_interval_that_is_none_brings_no_storm_and_no_silence(in
         b.run(0.9)
         if b.current:
             b.op(11)
-    assert 1 <= len(b.sent(1)) <= 25
+    assert 1 <= len(b.sent(1)) <= 25 and len(b.links) == 1
 
 
 def test_r30_a_server_that_is_away_does_not_poison_the_session() -> None:
