@@ -35,7 +35,7 @@ class CrashStage(Stage):
         super().__init__(clients, kind, folder, settings=settings, more=MORE.get(kind), **more)
         self.kind = kind
         self.crashable: Crashable
-        self._door = Door(lambda: self.sidecar.url) if door else None
+        self.door = Door(lambda: self.sidecar.url) if door else None
         self._flow: asyncio.Task[None] | None = None
 
     def _process(self) -> SidecarProcess:
@@ -44,19 +44,19 @@ class CrashStage(Stage):
 
     async def __aenter__(self) -> CrashStage:
         await super().__aenter__()
-        if self._door is not None:
-            await self._door.open()
+        if self.door is not None:
+            await self.door.open()
         return self
 
     async def _end(self) -> None:
         await self.ebb()
-        if self._door is not None and self._door.url:
-            await self._door.close()
+        if self.door is not None and self.door.url:
+            await self.door.close()
         await super()._end()
 
     @property
     def address(self) -> str:
-        return self._door.url if self._door is not None else self.sidecar.url
+        return self.door.url if self.door is not None else self.sidecar.url
 
     def flow(self) -> None:
         """Post without pause from now on: RATE a second by the clock, and bursts."""

@@ -16,10 +16,12 @@ POLL_S = 0.02
 
 
 class Door:
-    """`inside()`: the address to lead to, `http://host:port`, as soon as it is known. `url`: of the door, from `open` on."""
+    """`inside()`: the address to lead to, `http://host:port`, as soon as it is known. `url`: of the door, from `open` on; `shut`: whoever
+    connects waits, whatever there is behind it."""
 
     def __init__(self, inside: Callable[[], str]) -> None:
         self.url = ""
+        self.shut = False
         self._inside = inside
         self._server: asyncio.Server
         self._tasks: set[asyncio.Task[None]] = set()
@@ -28,10 +30,14 @@ class Door:
         self._server = await asyncio.start_server(self._through, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
+    def cut(self) -> None:
+        """Cut all that lead through it."""
+        for task in self._tasks:
+            task.cancel()
+
     async def close(self) -> None:
         self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
+        self.cut()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -41,13 +47,16 @@ class Door:
         try:
             await self._lead(reader, writer)
         except asyncio.CancelledError:
-            pass  # the door is closed
+            pass  # cut
         finally:
             self._tasks.discard(task)
             writer.transport.abort()
 
     async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while not reader.at_eof():
+            if self.shut:
+                await asyncio.sleep(POLL_S)
+                continue
             host, _, port = self._inside().removeprefix("http://").partition(":")
             try:
                 there = await asyncio.open_connection(host, int(port))

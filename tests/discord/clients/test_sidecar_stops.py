@@ -16,7 +16,7 @@ import pytest
 
 from tests.clients.processes import until
 from tests.crash.discord_stage import CrashStage
-from tests.discord.clients.bots import CLIENTS, BotClients
+from tests.discord.clients.bots import BotClients
 from tests.discord.clients.stage import TOKEN
 from tests.discord.upstream.faults import RestFault
 
@@ -24,7 +24,7 @@ SEED = 7
 WINDOW = 256
 
 
-async def each(clients: BotClients, folder: Path, play: Callable[[CrashStage], Awaitable[None]], **more: Any) -> None:
+async def each(clients: BotClients, kinds: list[str], folder: Path, play: Callable[[CrashStage], Awaitable[None]], **more: Any) -> None:
     """The same with each client, side by side."""
 
     async def one(kind: str) -> None:
@@ -32,7 +32,7 @@ async def each(clients: BotClients, folder: Path, play: Callable[[CrashStage], A
         async with CrashStage(clients, kind, folder / kind, **more) as at:
             await play(at)
 
-    await asyncio.gather(*map(one, CLIENTS))
+    await asyncio.gather(*map(one, kinds))
 
 
 def closes(at: CrashStage) -> set[int | None]:
@@ -83,7 +83,9 @@ IDENTIFY = {"op": 2, "d": {"token": TOKEN, "intents": 33281, "properties": {"os"
 # --- SIGTERM ---------------------------------------------------------------------------------------------------------------------------
 
 
-def test_R24_three_sigterms_under_load_lose_nothing_and_bring_nothing_twice(bot_clients: BotClients, tmp_path: Path) -> None:
+def test_R24_three_sigterms_under_load_lose_nothing_and_bring_nothing_twice(
+    bot_clients: BotClients, kinds: list[str], tmp_path: Path
+) -> None:
     """Upstream is left with 4000, never 1000 or 1001, and RESUMEd; the agents RESUME, too."""
 
     async def play(at: CrashStage) -> None:
@@ -103,7 +105,7 @@ def test_R24_three_sigterms_under_load_lose_nothing_and_bring_nothing_twice(bot_
         assert len(at.world.ledger.resumes) == 3
         assert (await at.stream())["gaps"] == 0
 
-    asyncio.run(each(bot_clients, tmp_path, play, drain_s="20"))
+    asyncio.run(each(bot_clients, kinds, tmp_path, play, drain_s="20"))
 
 
 @pytest.mark.parametrize("query", ["", "&compress=zlib-stream"])
@@ -190,7 +192,7 @@ def test_R24_sigterm_and_a_new_start_while_the_upstream_is_down(bot_clients: Bot
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 def test_C9_the_sidecar_is_restarted_while_the_bot_is_away_and_brings_all_it_missed(
-    bot_clients: BotClients, tmp_path: Path, how: str
+    bot_clients: BotClients, kinds: list[str], tmp_path: Path, how: str
 ) -> None:
     """The upstream session outlives both: one IDENTIFY. Nobody is connected when the sidecar is stopped."""
 
@@ -215,10 +217,12 @@ def test_C9_the_sidecar_is_restarted_while_the_bot_is_away_and_brings_all_it_mis
         assert [i.answer for i in at.world.ledger.identifies] == ["ready"]
         assert at.world.ledger.wrongs == []
 
-    asyncio.run(each(bot_clients, tmp_path, play))
+    asyncio.run(each(bot_clients, kinds, tmp_path, play))
 
 
-def test_C9_bot_and_sidecar_killed_together_lose_nothing_and_repeat_at_most_a_window(bot_clients: BotClients, tmp_path: Path) -> None:
+def test_C9_bot_and_sidecar_killed_together_lose_nothing_and_repeat_at_most_a_window(
+    bot_clients: BotClients, kinds: list[str], tmp_path: Path
+) -> None:
     async def play(at: CrashStage) -> None:
         drawn = random.Random(SEED)
         await at.connect()
@@ -242,7 +246,7 @@ def test_C9_bot_and_sidecar_killed_together_lose_nothing_and_repeat_at_most_a_wi
         assert [i.answer for i in at.world.ledger.identifies] == ["ready"]
         assert at.world.ledger.wrongs == []
 
-    asyncio.run(each(bot_clients, tmp_path, play))
+    asyncio.run(each(bot_clients, kinds, tmp_path, play))
 
 
 # --- killed while the upstream session is made --------------------------------------------------------------------------------------------
@@ -279,7 +283,7 @@ def test_U17_killed_while_it_reads_history_back_it_goes_on_and_brings_everything
     asyncio.run(play())
 
 
-def test_U16_killed_between_ready_and_the_last_guild_create(bot_clients: BotClients, tmp_path: Path) -> None:
+def test_U16_killed_between_ready_and_the_last_guild_create(bot_clients: BotClients, kinds: list[str], tmp_path: Path) -> None:
     """The agents' IDENTIFYs wait for the guilds; after the kill they identify again and find them. One IDENTIFY upstream."""
 
     async def play(at: CrashStage) -> None:
@@ -302,10 +306,10 @@ def test_U16_killed_between_ready_and_the_last_guild_create(bot_clients: BotClie
         assert [i.answer for i in at.world.ledger.identifies] == ["ready"]
         assert at.world.ledger.wrongs == []
 
-    asyncio.run(each(bot_clients, tmp_path, play))
+    asyncio.run(each(bot_clients, kinds, tmp_path, play))
 
 
-def test_U17_killed_right_after_the_agents_identify_went_upstream(bot_clients: BotClients, tmp_path: Path) -> None:
+def test_U17_killed_right_after_the_agents_identify_went_upstream(bot_clients: BotClients, kinds: list[str], tmp_path: Path) -> None:
     """READY never came: a second IDENTIFY, five seconds behind the first by the attempt on disk (R29), and every bot gets READY."""
 
     async def play(at: CrashStage) -> None:
@@ -320,11 +324,11 @@ def test_U17_killed_right_after_the_agents_identify_went_upstream(bot_clients: B
         assert [i.answer for i in at.world.ledger.identifies] == ["ready", "ready"]
         assert at.world.ledger.wrongs == []
 
-    asyncio.run(each(bot_clients, tmp_path, play))
+    asyncio.run(each(bot_clients, kinds, tmp_path, play))
 
 
 def test_R29_a_session_lost_in_a_kill_right_behind_its_ready_costs_one_identify_in_its_time(
-    bot_clients: BotClients, tmp_path: Path
+    bot_clients: BotClients, kinds: list[str], tmp_path: Path
 ) -> None:
     """And all that was posted meanwhile comes over REST, once."""
 
@@ -343,4 +347,4 @@ def test_R29_a_session_lost_in_a_kill_right_behind_its_ready_costs_one_identify_
         assert at.bot.states["ready"] == 1
         assert (await at.stream())["gaps"] == 1
 
-    asyncio.run(each(bot_clients, tmp_path, play))
+    asyncio.run(each(bot_clients, kinds, tmp_path, play))
