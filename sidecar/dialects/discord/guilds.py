@@ -317,6 +317,17 @@ def _list_of(name: str) -> _Change:
     return change
 
 
+def _many_into(name: str) -> _Change:
+    def change(_: Guilds, top: _Object, d: _Object) -> bool:
+        # Those that changed: the others stay.
+        rows = objects(d.get(name, b"[]"))
+        for row in rows:
+            _upsert(top, name, _object(row))
+        return bool(rows)
+
+    return change
+
+
 _CHANGES: dict[str, _Change] = {
     "GUILD_UPDATE": Guilds._update,
     "GUILD_MEMBER_UPDATE": Guilds._own_member,
@@ -343,7 +354,7 @@ _CHANGES: dict[str, _Change] = {
     "GUILD_SOUNDBOARD_SOUND_CREATE": _put_into("soundboard_sounds"),
     "GUILD_SOUNDBOARD_SOUND_UPDATE": _put_into("soundboard_sounds"),
     "GUILD_SOUNDBOARD_SOUND_DELETE": _gone_from("soundboard_sounds"),
-    "GUILD_SOUNDBOARD_SOUNDS_UPDATE": _list_of("soundboard_sounds"),
+    "GUILD_SOUNDBOARD_SOUNDS_UPDATE": _many_into("soundboard_sounds"),
 }
 STATEFUL = frozenset([*_CHANGES, "GUILD_CREATE", "GUILD_DELETE"])
 """Events that change guild state."""

@@ -168,9 +168,9 @@ def test_r14_each_kind_of_change() -> None:
     assert change("THREAD_UPDATE", {**thread, "name": "n"}, threads=[thread])["threads"] == [{**thread, "name": "n"}]
     assert change("THREAD_UPDATE", {**thread, "thread_metadata": {"archived": True}}, threads=[thread])["threads"] == []
     assert change("THREAD_DELETE", {"id": "21"}, threads=[thread])["threads"] == []
-    other = {**thread, "id": "22", "parent_id": "12"}
-    assert change("THREAD_LIST_SYNC", {"threads": [other]}, threads=[thread])["threads"] == [other]
-    assert change("THREAD_LIST_SYNC", {"threads": [other], "channel_ids": ["12"]}, threads=[thread])["threads"] == [thread, other]
+    second = {**thread, "id": "22", "parent_id": "12"}
+    assert change("THREAD_LIST_SYNC", {"threads": [second]}, threads=[thread])["threads"] == [second]
+    assert change("THREAD_LIST_SYNC", {"threads": [second], "channel_ids": ["12"]}, threads=[thread])["threads"] == [thread, second]
     assert change("THREAD_MEMBER_UPDATE", {"id": "21", "flags": 1}, threads=[thread])["threads"][0]["member"] == {"id": "21", "flags": 1}
     assert change("THREAD_MEMBERS_UPDATE", {"id": "21", "member_count": 3}, threads=[thread])["threads"][0]["member_count"] == 3
     assert change("GUILD_ROLE_CREATE", {"role": {"id": "5"}})["roles"] == [{"id": "5"}]
@@ -185,6 +185,14 @@ def test_r14_each_kind_of_change() -> None:
     sound = {"sound_id": "5", "name": "x"}
     assert change("GUILD_SOUNDBOARD_SOUND_CREATE", sound)["soundboard_sounds"] == [sound]
     assert change("GUILD_SOUNDBOARD_SOUND_DELETE", {"sound_id": "5"}, soundboard_sounds=[sound])["soundboard_sounds"] == []
+    louder, other = {"sound_id": "5", "name": "x", "volume": 1}, {"sound_id": "6"}
+    assert change("GUILD_SOUNDBOARD_SOUND_UPDATE", louder, soundboard_sounds=[sound, other])["soundboard_sounds"] == [louder, other]
+    both = change("GUILD_SOUNDBOARD_SOUNDS_UPDATE", {"soundboard_sounds": [louder]}, soundboard_sounds=[sound, other])
+    assert both["soundboard_sounds"] == [louder, other]
+    for kind, name in (("GUILD_SCHEDULED_EVENT_UPDATE", "guild_scheduled_events"), ("STAGE_INSTANCE_UPDATE", "stage_instances")):
+        assert change(kind, {"id": "5", "name": "n"}, **{name: [{"id": "5", "topic": "t"}]})[name] == [
+            {"id": "5", "topic": "t", "name": "n"}
+        ]
     own = change("GUILD_MEMBER_UPDATE", {"user": {"id": "42"}, "roles": ["5"]})["members"]
     assert [m["roles"] for m in own] == [["5"], []]
     others = change("GUILD_MEMBER_UPDATE", {"user": {"id": "3"}, "roles": ["5"]})["members"]

@@ -132,7 +132,7 @@ def test_r12_nothing_is_dialled_before_somebody_wants_it_and_all_who_do_share_on
     assert [d["intents"] for d in b.sent(2)] == [33281]
 
 
-def test_r17_linger_holds_the_upstream_and_then_lets_go_without_ending_the_session() -> None:
+def test_section_8_linger_holds_the_upstream_and_then_lets_go_without_ending_the_session() -> None:
     b = Bench(operators=False, linger_s=100).start()
     b.tell(intents=33281, shard=SHARD).feed(Attached(STREAM, 1)).live(G)
     for _ in range(8):
