@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,15 @@ from tests.crash.test_damage import cut_short, emptied, overwritten
 from tests.discord.clients.bots import BotClients
 from tests.discord.clients.stage import TOKEN
 from tests.discord.upstream.world import Settings
+
+
+def together(play: Callable[..., Awaitable[None]], cases: Iterable[tuple[Any, ...]]) -> None:
+    """Several cases side by side: what they do is mostly waiting."""
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(play(*case) for case in cases))
+
+    asyncio.run(all_of_them())
 
 
 async def native(at: CrashStage, after: int = 0) -> list[dict[str, Any]]:
@@ -38,16 +47,17 @@ async def gaps(at: CrashStage) -> list[str]:
     return [frame["reason"] for frame in await native(at) if frame["type"] == "gap"]
 
 
-@pytest.mark.parametrize(("kind", "damage"), [("djs", cut_short), ("python", overwritten), ("carbon", emptied)], indirect=["kind"])
 def test_C7_a_damaged_journal_is_set_aside_and_a_resume_of_its_sessions_becomes_an_identify(
-    bot_clients: BotClients, kind: str, tmp_path: Path, damage: Callable[[Path], None]
+    bot_clients: BotClients, kinds: list[str], tmp_path: Path
 ) -> None:
     """Op 9 false, IDENTIFY, READY; a new epoch that begins with the gap `journal_lost`; what is posted from then on comes."""
+    damages = (cut_short, overwritten, emptied)
 
-    async def play() -> None:
+    async def play(kind: str, damage: Callable[[Path], None]) -> None:
         # What was spent stood in the journal, too.
         settings = Settings(heartbeat_interval_ms=3000, identify_spacing_s=0.5)
-        async with CrashStage(bot_clients, kind, tmp_path, settings=settings) as at:
+        (tmp_path / kind).mkdir()
+        async with CrashStage(bot_clients, kind, tmp_path / kind, settings=settings) as at:
             await at.connect()
             at.post(50)
             await at.has_all()
@@ -66,7 +76,7 @@ def test_C7_a_damaged_journal_is_set_aside_and_a_resume_of_its_sessions_becomes_
             assert len(at.world.ledger.identifies) == 2
             assert at.world.ledger.wrongs == []
 
-    asyncio.run(play())
+    together(play, zip(kinds, damages, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["djs"], indirect=True)
@@ -104,12 +114,12 @@ def test_the_operators_token_holds_the_session_before_any_client_and_across_rest
 
 
 @pytest.mark.parametrize("kind", ["carbon"], indirect=True)
-@pytest.mark.parametrize("lost", [False, True], ids=["within-the-resume-window", "session-lost"])
-def test_linger_lets_the_session_go_and_nothing_that_can_be_had_is_lost(
-    bot_clients: BotClients, kind: str, tmp_path: Path, lost: bool
-) -> None:
-    async def play() -> None:
-        async with CrashStage(bot_clients, kind, tmp_path, linger_s="1") as at:
+def test_linger_lets_the_session_go_and_nothing_that_can_be_had_is_lost(bot_clients: BotClients, kind: str, tmp_path: Path) -> None:
+    """Back within the resume window: RESUME, and no gap. Later: history, and the gap `released` for what has none."""
+
+    async def play(lost: bool) -> None:
+        (folder := tmp_path / str(lost)).mkdir()
+        async with CrashStage(bot_clients, kind, folder, linger_s="1") as at:
             await at.connect()
             at.post(20)
             await at.has_all()
@@ -127,18 +137,18 @@ def test_linger_lets_the_session_go_and_nothing_that_can_be_had_is_lost(
             assert at.world.ledger.wrongs == []
             assert await gaps(at) == (["released"] if lost else [])
 
-    asyncio.run(play())
+    together(play, [(False,), (True,)])
 
 
 @pytest.mark.parametrize("kind", ["carbon"], indirect=True)
-@pytest.mark.parametrize("where", ["connected", "away", "stopped"])
 def test_consumer_reset_reaches_the_bot_connected_away_and_with_the_sidecar_stopped(
-    bot_clients: BotClients, kind: str, tmp_path: Path, where: str
+    bot_clients: BotClients, kind: str, tmp_path: Path
 ) -> None:
     """Back by ten: it gets these again, once. Away: its RESUME, which states its own cursor, does not undo it."""
 
-    async def play() -> None:
-        async with CrashStage(bot_clients, kind, tmp_path) as at:
+    async def play(where: str) -> None:
+        (tmp_path / where).mkdir()
+        async with CrashStage(bot_clients, kind, tmp_path / where) as at:
             await at.connect()
             at.post(30)
             await at.has_all()
@@ -163,7 +173,7 @@ def test_consumer_reset_reaches_the_bot_connected_away_and_with_the_sidecar_stop
             assert at.bot.contents() == at.posted[:30] + at.posted[20:]
             assert len(at.world.ledger.identifies) == 1
 
-    asyncio.run(play())
+    together(play, [("connected",), ("away",), ("stopped",)])
 
 
 async def head(at: CrashStage, least: int) -> bool:
