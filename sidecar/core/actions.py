@@ -41,13 +41,15 @@ class Admit(Op, frozen=True):
 
 
 class AdmitRun(Op, frozen=True):
-    """Many Admits of one stream and domain at once, in order: the hot path. `keys` is as long as `payloads`."""
+    """Many Admits of one stream at once, in order: the hot path. `keys` is as long as `payloads`, and so is `domains` if they are not
+    all of `domain`: the records then name none, and lie on disk as one run."""
 
     stream: str
     payloads: Sequence[bytes]
     keys: Sequence[bytes | int]
     domain: str = ""
     flags: int = 0
+    domains: Sequence[str] = ()
 
 
 class RecordGap(Op, frozen=True):

@@ -200,17 +200,18 @@ class Admission:
     def _admit_run(self, op: AdmitRun, wall_ms: int, batch: Batch, offsets: list[int]) -> None:
         book = self.books[op.stream]
         payloads = op.payloads
-        if self._all_rise(book, op, batch):
+        if not op.domains and self._all_rise(book, op, batch):
             first = book.append(payloads, op.flags, op.domain, wall_ms)
             offsets.extend(range(first, first + len(payloads)))
         else:
-            new = self._each_new(book, op, batch)
+            new = self._each_of_its_own(book, op, batch) if op.domains else self._each_new(book, op, batch)
             verdicts = [0] * len(payloads)
             for at, i in enumerate(new, book.head + 1):
                 verdicts[i] = at
             offsets.extend(verdicts)
             self.duplicates += len(payloads) - len(new)
-            payloads = [payloads[i] for i in new]
+            if len(new) < len(payloads):
+                payloads = [payloads[i] for i in new]
             if new:
                 book.append(payloads, op.flags, op.domain, wall_ms)
         batch.bytes += sum(map(len, payloads))
@@ -225,6 +226,23 @@ class Admission:
             numbered.pending.extend([op.keys[i] for i in new])
             return new
         return [i for i, key in enumerate(op.keys) if self._is_new(book, op.domain, key, batch)]
+
+    def _each_of_its_own(self, book: Book, op: AdmitRun, batch: Batch) -> list[int]:
+        """The same for a run in which each event names its domain."""
+        new: list[int] = []
+        known = book.numbered
+        for i, (domain, key) in enumerate(zip(op.domains, op.keys, strict=True)):
+            if type(key) is int and key <= MAX_KEY:
+                numbered = known.get(domain) or self._numbered(book, domain, batch)
+                if not numbered.index.add(key):
+                    continue
+                if not numbered.pending:
+                    self._touched.append(numbered)
+                numbered.pending.append(key)
+            elif not self._is_new(book, domain, key, batch):
+                continue
+            new.append(i)
+        return new
 
     def _all_rise(self, book: Book, op: AdmitRun, batch: Batch) -> bool:
         """Remember all keys of a run at once, if they are numbers that rise above all known ones."""

@@ -104,6 +104,8 @@ def test_admission_drops_exactly_what_it_knows(events: list[tuple[str, Any, bool
         ops: list[Op] = []
         for domain, key, run in chunk:
             ops.append(AdmitRun("S", [b"x"], [key], domain) if run else Admit("S", b"x", key, domain))
+        if at % 2:
+            ops = [AdmitRun("S", [b"x"] * len(chunk), [key for _, key, _ in chunk], domains=[domain for domain, _, _ in chunk])]
         expected = []
         for domain, key, _ in chunk:
             if key != b"" and (domain, key) in known:
@@ -115,6 +117,20 @@ def test_admission_drops_exactly_what_it_knows(events: list[tuple[str, Any, bool
         assert gate.commit(*ops) == expected
         if at % 3 == 0:
             gate.again()
+
+
+def test_a_run_whose_events_name_their_domains_is_admitted_as_they_would_be_one_by_one() -> None:
+    gate = Gate()
+    assert gate.commit(AdmitRun("S", [b"a", b"b", b"c"], [1, 1, 2], domains=["d1", "d2", "d1"])) == [1, 2, 3]
+    run = AdmitRun("S", [b"d", b"e", b"f", b"g", b"h"], [2, 2, b"two", b"", 1 << 64], domains=["d1", "d2", "d1", "d1", "d2"])
+    assert gate.commit(run) == [0, 4, 5, 6, 7]
+    assert gate.commit(run) == [0, 0, 0, 8, 0]
+    gate.again()
+    assert gate.commit(run) == [0, 0, 0, 9, 0]
+    assert gate.commit(AdmitRun("S", [b"i"], [3], "d1"), Admit("S", b"j", 3, "d2"), Admit("S", b"k", 2, "d1")) == [10, 11, 0]
+    runs = gate.store.read(1, 0, 100, 1 << 20)
+    assert [p for run in runs for p in run.payloads] == [b"a", b"b", b"c", b"e", b"f", b"g", b"h", b"g", b"g", b"i", b"j"]
+    assert [run.domain for run in runs if b"a" in run.payloads or b"e" in run.payloads] == ["", ""]
 
 
 def test_a_run_with_known_ones_among_it() -> None:
