@@ -87,3 +87,29 @@ def test_r36_after_a_linger_the_next_loss_is_called_lost_again() -> None:
     b.tell(intents=513, shard=SHARD).close(4009).tell(intents=513, shard=SHARD).run(6)
     b.open().hello().ready(guild(1, channel(11)), session="up3")
     assert [e.gap.reason for e in b.gaps if e.gap] == ["released", "lost"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "TYPING_START",
+        "PRESENCE_UPDATE",
+        "VOICE_STATE_UPDATE",
+        "VOICE_SERVER_UPDATE",
+        "VOICE_CHANNEL_EFFECT_SEND",
+        "VOICE_CHANNEL_STATUS_UPDATE",
+    ],
+)
+def test_r19_r21_typing_presence_and_voice_are_told_on_and_not_kept(kind: str) -> None:
+    b, _ = start()
+    b.told.clear()
+    b.event(kind, {"guild_id": "1", "channel_id": "11", "user_id": "9"})
+    assert [list(m) for m in b.told] == [["live", "frame"]] and b.journal == []
+
+
+@pytest.mark.parametrize(("op", "kind"), [(8, "GUILD_MEMBERS_CHUNK"), (31, "SOUNDBOARD_SOUNDS"), (43, "CHANNEL_INFO")])
+def test_r21_an_answer_to_a_command_goes_to_who_asked_and_is_not_journaled(op: int, kind: str) -> None:
+    b, _ = start()
+    asked = {8: b'{"op":8,"d":{"guild_id":"1"}}', 31: b'{"op":31,"d":{"guild_ids":["7","1"]}}', 43: b'{"op":43,"d":{"guild_id":"1"}}'}
+    b.tell(command=asked[op], shard=SHARD, **{"from": "s1"}).event(kind, {"guild_id": "1"})
+    assert [m["chunk"] for m in b.told if "chunk" in m] == ["s1"] and b.journal == []
