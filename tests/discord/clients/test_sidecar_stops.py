@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import signal
-import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from tests.clients.processes import until
 from tests.crash.discord_stage import CrashStage
 from tests.discord.clients.bots import BotClients
+from tests.discord.clients.raw import IDENTIFY, Raw
 from tests.discord.clients.stage import TOKEN
 from tests.discord.upstream.faults import RestFault
 
@@ -38,46 +36,6 @@ async def each(clients: BotClients, kinds: list[str], folder: Path, play: Callab
 def closes(at: CrashStage) -> set[int | None]:
     """How our side closed its upstream sockets."""
     return {closed.code for closed in at.world.ledger.closes if closed.by == "client"}
-
-
-class Raw:
-    """A plain WebSocket on the gateway: what it got, as frames."""
-
-    def __init__(self, at: CrashStage, query: str = "v=10&encoding=json") -> None:
-        self.address = f"{at.sidecar.url}/?{query}"
-        self.got: list[dict[str, Any]] = []
-        self.code: int | None = None
-        self._inflate = zlib.decompressobj()
-        self._http = aiohttp.ClientSession()
-        self._line: aiohttp.ClientWebSocketResponse
-        self._reading: asyncio.Task[None]
-
-    async def open(self, *frames: dict[str, Any]) -> None:
-        """Connect, wait for HELLO, send these."""
-        self._line = await self._http.ws_connect(self.address)
-        self._reading = asyncio.get_running_loop().create_task(self._read())
-        await until(lambda: self.ops()[:1] == [10], lambda: f"no HELLO, but {self.got}")
-        for frame in frames:
-            await self._line.send_json(frame)
-
-    async def _read(self) -> None:
-        async for message in self._line:
-            data = message.data if isinstance(message.data, str) else self._inflate.decompress(message.data).decode()
-            self.got.append(json.loads(data))
-        self.code = self._line.close_code
-
-    def ops(self) -> list[int]:
-        return [frame["op"] for frame in self.got]
-
-    def types(self) -> list[str]:
-        return [frame["t"] for frame in self.got if frame["t"]]
-
-    async def over(self) -> None:
-        await asyncio.wait_for(self._reading, 30)
-        await self._http.close()
-
-
-IDENTIFY = {"op": 2, "d": {"token": TOKEN, "intents": 33281, "properties": {"os": "", "browser": "", "device": ""}}}
 
 
 # --- SIGTERM ---------------------------------------------------------------------------------------------------------------------------
@@ -114,7 +72,7 @@ def test_R24_a_planned_stop_says_op_7_and_then_4000_to_all(bot_clients: BotClien
 
     async def play() -> None:
         async with CrashStage(bot_clients, "djs", tmp_path) as at:
-            mute, held, served = (Raw(at, f"v=10&encoding=json{query}") for _ in range(3))
+            mute, held, served = (Raw(at.sidecar.url, f"v=10&encoding=json{query}") for _ in range(3))
             await served.open(IDENTIFY)
             await until(lambda: "GUILD_CREATE" in served.types(), "not ready")
             await mute.open()
@@ -143,7 +101,7 @@ def test_R24_sigterm_with_a_frozen_bot_ends_within_the_drain_and_the_bot_goes_on
             await until(lambda: head(at, 500), "the events do not reach the journal")
             ending = asyncio.ensure_future(at.sidecar.stop())
             await until(lambda: any("waiting for receipts" in line for line in at.sidecar.lines), "it does not stop")
-            late = Raw(at)
+            late = Raw(at.sidecar.url)
             await late.open(IDENTIFY)
             assert await ending == 0, at.sidecar.tail()
             await late.over()
