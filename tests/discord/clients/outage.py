@@ -18,7 +18,7 @@ from tests.discord.clients.bots import BotClients
 from tests.discord.clients.stage import Stage
 from tests.discord.upstream.faults import Faults
 from tests.discord.upstream.ledger import Ledger
-from tests.discord.upstream.places import Channel
+from tests.discord.upstream.places import Channel, Payload
 from tests.discord.upstream.world import Settings, World
 
 __all__ = ["BEAT_MS", "Act", "Outage", "Outcomes", "Scenario", "judge", "play", "play_all"]
@@ -59,14 +59,16 @@ class Outage:
         await self.came()
         self._states = Counter(self.at.bot.states)
 
-    def post(self, count: int = 1, *channels: Channel) -> None:
-        """Post numbered messages, in each of these channels."""
+    def post(self, count: int = 1, *channels: Channel) -> list[Payload]:
+        """Post numbered messages, in each of these channels. Returns them."""
+        made = []
         for _ in range(count):
             for channel in channels or (self.world.channel,):
                 text = f"message {self._count}"
                 self._count += 1
-                self.world.post(text, channel)
+                made.append(self.world.post(text, channel))
                 self.made.setdefault(str(channel.id), []).append(text)
+        return made
 
     def got(self) -> dict[str, list[str]]:
         """What the handlers were handed: texts by channel, in order."""
