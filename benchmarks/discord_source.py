@@ -26,12 +26,10 @@ class _Plain:
     def pack(self, frames: list[bytes]) -> bytes:
         return b"".join(ws_frame(TEXT, frame) for frame in frames)
 
-    def aside(self, frame: bytes) -> bytes:
-        return ws_frame(TEXT, frame)
-
 
 class _Zlib:
-    """One connection's zlib-stream. What `pack` made may be sent later: it ends in a full flush, so that an `aside` fits in between."""
+    """One connection's zlib-stream. What `pack` made may be sent in another order: it ends in a full flush, so that nothing in it refers
+    to what was packed before."""
 
     def __init__(self) -> None:
         self._deflate = zlib.compressobj()
@@ -42,11 +40,6 @@ class _Zlib:
             flush = zlib.Z_FULL_FLUSH if at == len(frames) else zlib.Z_SYNC_FLUSH
             out.append(ws_frame(_BINARY, self._deflate.compress(frame) + self._deflate.flush(flush)))
         return b"".join(out)
-
-    def aside(self, frame: bytes) -> bytes:
-        """A frame that refers to nothing before it and to which nothing later refers."""
-        deflate = zlib.compressobj(wbits=-15)
-        return ws_frame(_BINARY, deflate.compress(frame) + deflate.flush(zlib.Z_FULL_FLUSH))
 
 
 class _Agent:
@@ -113,7 +106,7 @@ class DiscordSource(Server):
     def _heard(self, agent: _Agent, asked: Json) -> None:
         with agent.lock:
             if asked["op"] == 1:
-                agent.conn.sendall(agent.coding.aside(b'{"t":null,"s":null,"op":11,"d":null}'))
+                agent.conn.sendall(agent.coding.pack([b'{"t":null,"s":null,"op":11,"d":null}']))
             elif asked["op"] == 2:
                 self._identifies += 1
                 url = f"ws://127.0.0.1:{self.port}"
