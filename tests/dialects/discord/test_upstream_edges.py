@@ -3,8 +3,15 @@ R34), bots without guilds and restarts in the middle of the first READY (R12, U1
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import msgspec
 import pytest
 
+from sidecar.config import load
+from sidecar.dialects.discord import search
+from sidecar.dialects.discord.settings import DiscordSettings
 from tests.dialects.discord.bench import SHARD, Bench, History, at, channel, guild, row
 from tests.dialects.discord.test_upstream_backfill import OLD, anew, hole, lose, reads, start
 
@@ -113,3 +120,96 @@ def test_r21_an_answer_to_a_command_goes_to_who_asked_and_is_not_journaled(op: i
     asked = {8: b'{"op":8,"d":{"guild_id":"1"}}', 31: b'{"op":31,"d":{"guild_ids":["7","1"]}}', 43: b'{"op":43,"d":{"guild_id":"1"}}'}
     b.tell(command=asked[op], shard=SHARD, **{"from": "s1"}).event(kind, {"guild_id": "1"})
     assert [m["chunk"] for m in b.told if "chunk" in m] == ["s1"] and b.journal == []
+
+
+def test_r21_a_presence_that_is_said_again_is_sent_once() -> None:
+    b, _ = start()
+    for _ in range(5):
+        b.tell(presence={"status": "dnd"}, shard=SHARD)
+    assert b.sent(3) == [{"status": "dnd"}]
+
+
+def test_r21_commands_that_wait_are_bounded_in_bytes_and_not_over_a_life() -> None:
+    frame = b'{"op":4,"d":{"x":"%b"}}' % (b"x" * 4000)
+    b = Bench().start()
+    for _ in range(300):
+        b.tell(command=frame, shard=SHARD, **{"from": "s1"})
+    assert 30 < len([text for text in b.said if "dropped" in text]) < 60
+    b, _ = start()
+    for _ in range(600):
+        b.tell(command=frame, shard=SHARD, **{"from": "s1"}).op(11).run(1)
+    assert len(b.sent(4)) == 600
+
+
+def test_r21_the_last_chunk_ends_the_question() -> None:
+    b, _ = start()
+    b.tell(command=b'{"op":8,"d":{"guild_id":"1","nonce":"n"}}', shard=SHARD, **{"from": "s1"})
+    for index in (0, 1, 1):
+        b.event("GUILD_MEMBERS_CHUNK", {"guild_id": "1", "nonce": "n", "chunk_index": index, "chunk_count": 2})
+    assert len([m for m in b.told if "chunk" in m]) == 2
+
+
+def test_r2_a_bulk_deletion_is_the_same_in_any_order_of_its_ids() -> None:
+    b, _ = start()
+    for ids in (["5", "6"], ["6", "5"], ["5", "6", "7"]):
+        b.event("MESSAGE_DELETE_BULK", {"ids": ids, "channel_id": "11", "guild_id": "1"})
+    assert [e.frame["d"]["ids"] for e in b.journal] == [["5", "6"], ["5", "6", "7"]]
+
+
+def test_r14_neither_an_outage_nor_an_update_takes_a_guilds_channels_away() -> None:
+    b, _ = start()
+    b.event("GUILD_UPDATE", {"id": "1", "name": "new", "channels": [], "threads": [], "members": []})
+    b.event("GUILD_CREATE", {"id": "1", "unavailable": True})
+    kept: dict[str, Any] = msgspec.json.decode(b.state["guild:0/1/1"])
+    assert kept["name"] == "new" and [c["id"] for c in kept["channels"]] == ["11", "12"]
+
+
+def test_r33_of_very_many_direct_channels_the_newest_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "MAX_DIRECT", 2)
+    b, history = start(channel(11, OLD))
+    for n in (3, 1, 2):
+        b.message(at(n), f"7{n}", guild=None)
+        history.put(f"7{n}", at(n), at(10 + n))
+    anew(lose(b), channel(11, OLD)).run(2)
+    assert b.messages[3:] == [at(12), at(13)]
+    assert any("3 channels of direct messages" in text for text in b.said)
+
+
+def test_r33_a_server_that_repeats_what_was_asked_behind_brings_nothing_twice() -> None:
+    b, history = start(channel(11, OLD))
+    b.message(at(1), "11")
+    page = [row(n, "11") for n in (at(2), at(1), at(0))]
+    history.special["channels/11"] = [(200, page, {})]
+    anew(lose(b), channel(11, at(2))).run(2)
+    assert b.messages == [at(1), at(2)]
+
+
+def test_r33_a_fill_that_a_restart_takes_up_asks_nothing_before_the_session_is_there() -> None:
+    b, history = start()
+    history.put("11", at(1)).special["channels/11"] = [None]
+    anew(lose(b), channel(11, at(1)), channel(12, OLD))
+    asked = len(reads(b))
+    b.crash().open().hello().run(5)
+    assert len(reads(b)) == asked
+    b.resumed(3).run(1)
+    assert b.messages == [at(1)]
+
+
+def test_section_8_the_defaults_are_the_wire_pages(tmp_path: Path) -> None:
+    settings = load({"SIDECAR_DIALECT": "discord", "HOME": str(tmp_path)})
+    assert (settings.upstream, settings.linger_s) == ("https://discord.com", 86400.0)
+    assert (
+        settings.knobs
+        == DiscordSettings()
+        == DiscordSettings(
+            intents=None,
+            shards=(),
+            gateway_url="",
+            heartbeat_ms=20000,
+            media="keep",
+            compress="zlib-stream",
+            identify_budget=200,
+            backfill_max=1000,
+            backfill_max_age_s=None,
+        )
+    )
