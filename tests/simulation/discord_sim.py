@@ -25,7 +25,8 @@ from tests.discord.upstream.gateway import Socket
 from tests.discord.upstream.rest import Answer, Rest
 from tests.discord.upstream.world import HANG, World
 from tests.discord.upstream.world import Settings as WorldSettings
-from tests.simulation.discord_agents import Agent, Client
+from tests.simulation.discord_agents import Agent
+from tests.simulation.discord_client import Client
 from tests.simulation.discord_watch import Watch
 from tests.simulation.sim import Clock, Sim, SimPorts
 
@@ -110,6 +111,7 @@ class DiscordPorts(SimPorts):
         self.wires: dict[tuple[str, str], Wire] = {}
         self.dials: dict[tuple[str, str], int] = {}
         self._lanes: dict[str, deque[tuple[str, act.Request, int]]] = {}
+        self._busy: set[str] = set()
 
     # --- links
 
@@ -154,6 +156,10 @@ class DiscordPorts(SimPorts):
         if wire is not None:
             wire.release(code)
 
+    def log(self, level: str, text: str, **fields: Any) -> None:
+        super().log(level, text, **fields)
+        self.sim.watch.log(text)
+
     # --- own requests
 
     def request(self, owner: str, action: act.Request) -> None:
@@ -162,18 +168,17 @@ class DiscordPorts(SimPorts):
         if not action.lane:
             self._later(self._lag(), lambda: self._ask(owner, action, serial))
             return
-        queue = self._lanes.setdefault(action.lane, deque())
-        queue.append((owner, action, serial))
-        if len(queue) == 1:
-            self._later(self._lag(), lambda: self._next(action.lane))
+        self._lanes.setdefault(action.lane, deque()).append((owner, action, serial))
+        self._next(action.lane)
 
     def _next(self, lane: str) -> None:
         """One at a time in a lane; those that were cancelled are passed over."""
         queue = self._lanes[lane]
-        while queue and self.requests.get((queue[0][0], queue[0][1].request)) != queue[0][2]:
-            queue.popleft()
-        if queue:
-            self._ask(*queue[0])
+        while queue and lane not in self._busy:
+            item = queue.popleft()
+            if self.requests.get((item[0], item[1].request)) == item[2]:
+                self._busy.add(lane)
+                self._later(self._lag(), lambda item=item: self._ask(*item))  # type: ignore[misc]
 
     def _ask(self, owner: str, action: act.Request, serial: int) -> None:
         place = urlsplit(action.target)
@@ -185,9 +190,9 @@ class DiscordPorts(SimPorts):
             event = ev.RequestFailed(action.request, "no answer")
 
         def done() -> None:
-            if action.lane and self._lanes[action.lane]:
-                self._lanes[action.lane].popleft()
-                self._later(self._lag(), lambda: self._next(action.lane))
+            if action.lane:
+                self._busy.discard(action.lane)
+                self._next(action.lane)
             if self.requests.get((owner, action.request)) == serial:
                 self.engine.feed(owner, event)
 

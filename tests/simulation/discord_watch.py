@@ -11,7 +11,7 @@ from sidecar.core.layout import Batch, Table
 from tests.simulation.discord_agents import UNSTORED, SessionLog, identity
 
 if TYPE_CHECKING:
-    from tests.simulation.discord_agents import Client
+    from tests.simulation.discord_client import Client
     from tests.simulation.discord_sim import DiscordSim
 
 decode = msgspec.json.decode
@@ -25,7 +25,7 @@ DISK_S = 8.0
 class Watch:
     """`sessions`: downstream sessions by id; `on_disk`: identities of journaled events by stream; `marks`, `guilds`: since when a channel's
     watermark or a guild's state is on disk, by (stream, id); `rows`: (time, intents) of each session row, by stream; `loaded`: streams
-    from whose state an IDENTIFY can be answered."""
+    from whose state an IDENTIFY can be answered; `released`: live went on while history was still being read (invariant 9)."""
 
     def __init__(self, sim: DiscordSim) -> None:
         self.sim = sim
@@ -35,6 +35,7 @@ class Watch:
         self.guilds: dict[tuple[str, str], float] = {}
         self.rows: dict[str, list[tuple[float, int]]] = {}
         self.loaded: set[str] = set()
+        self.released = False
         self._seqs: dict[tuple[str, str], tuple[str, int]] = {}
         self._ready: set[str] = set()
 
@@ -82,9 +83,12 @@ class Watch:
         book = sim.engine.admission.books.get(client.agent.stream)
         client.asked, client.answered = what, False
         client.head = book.committed if book else 0
-        if what == "identify" and client.agent.stream not in self.loaded:
-            return
-        ports = sim.ports
+        if what == "resume" or client.agent.stream in self.loaded:
+            self._expect(client, what)
+
+    def _expect(self, client: Client, what: str) -> None:
+        """An answer is due soon."""
+        sim, ports = self.sim, self.sim.ports
 
         def look() -> None:
             excused = sim.stopping or sim.disk_full or sim.clock.now - sim.disk_failed < DISK_S
@@ -101,6 +105,10 @@ class Watch:
         if found["op"] == 1 and found["d"] is not None:
             _, seq = self._seqs.get((account, link), ("", 0))
             assert found["d"] <= seq, f"a heartbeat says {found['d']}, {seq} is on disk"
+
+    def log(self, text: str) -> None:
+        """The sidecar's log."""
+        self.released = self.released or "history is still being read" in text
 
     # --- disk
 
@@ -141,5 +149,9 @@ class Watch:
                 rows = self.rows.setdefault(stream, [])
                 if not rows or rows[-1][1] != row.get("intents", 0):
                     rows.append((now, row.get("intents", 0)))
-                if not row.get("loading") and stream in self._ready:
+                if not row.get("loading") and stream in self._ready and stream not in self.loaded:
+                    # R12: whoever waited for it is answered now.
                     self.loaded.add(stream)
+                    for client in self.sim.ports.conns.values():
+                        if client.agent.stream == stream and client.asked == "identify" and not client.answered:
+                            self._expect(client, "identify")

@@ -100,3 +100,23 @@ def test_R32_a_number_missing_between_held_events_is_looked_for_and_merged_in_it
     b.run(70)
     assert b.messages == [at(21), at(22), at(23)]
     assert not [entry for entry in b.journal if entry.flags & 4], "none is late"
+
+
+def test_R36_what_two_kills_took_is_gone_since_it_came_first() -> None:
+    b = Bench().start()
+    b.live(guild(1, channel(11, at(0)))).run(10)
+    b.close(4009).run(10)
+    ready = {"v": 10, "user": {"id": "42"}, "session_id": "up2", "resume_gateway_url": RESUME_URL, "guilds": [{"id": "1"}]}
+    b.open().hello().event("READY", ready, 1)
+    came = b.wall
+    reaction = {"channel_id": "11", "guild_id": "1", "message_id": "5"}
+    b.event("MESSAGE_REACTION_ADD", reaction, 2).run(1)
+    b.crash().run(5).open().hello()
+    b.event("MESSAGE_REACTION_ADD", reaction, 2).resumed(3)
+    assert not b.names, "it is held again"
+    # Something that is not held: from here the upstream was heard.
+    b.run(2).message(at(40), "77", 4, guild=None)
+    b.crash().run(5).open().hello().op(9, False).run(10)
+    b.open().hello().ready(guild(1, channel(11, at(0))), session="up3")
+    gap = b.gaps[-1].gap
+    assert gap is not None and gap.detail and gap.from_ <= came * 1000

@@ -76,6 +76,7 @@ class Session:
         row = self.row
         row.session_id, row.resume_url, row.intents = session_id, resume_url, intents
         row.began = row.heard = ms
+        row.held = 0
         row.top = s
         self._owed, self._held, self._other = [], {}, set()
         self.dropped = False
@@ -96,8 +97,8 @@ class Session:
 
     def hold(self, s: int, ms: int, *, is_message: bool) -> None:
         """The event just taken (at `ms`, Unix milliseconds) is kept in memory for now."""
-        if not self._held and not self._owed:
-            self.row.held = ms
+        # What was held before a kill and came again is held since then.
+        self.row.held = self.row.held or ms
         self._held[s] = None
         if not is_message:
             self._other.add(s)
@@ -138,5 +139,6 @@ class Session:
             else:
                 row.missing.append((s, s))
         row.missing.sort()
+        row.held = row.held if row.missing else 0
         row.other = sorted(self._other)
         return msgspec.json.encode(row)
