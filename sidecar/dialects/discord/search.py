@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sidecar.core.actions import Action, AdmitRun, CancelRequest, CancelTimer, Count, Log, Op, PutState, RecordGap, Request, StartTimer
+from sidecar.core.actions import Action, CancelRequest, CancelTimer, Count, Log, Op, PutState, RecordGap, Request, StartTimer
 from sidecar.core.events import RequestFailed, ResponseReceived
 from sidecar.core.record import LATE, REPLAYED, Gap
-from sidecar.dialects.discord import backfill, frames, gateway, recovery
+from sidecar.dialects.discord import backfill, frames, gateway, recovery, runs
 from sidecar.dialects.discord.backfill import Backfill, Fill, Found, Look, Page
 from sidecar.dialects.discord.frames import Frame
 from sidecar.dialects.discord.guilds import Place
@@ -332,12 +332,7 @@ class Search:
             flags = REPLAYED | (LATE if each.id < shard.marks.get(each.channel) else 0)
             payload = self._shape.event(each)
             shard.moved(each.channel, shard.marks.guild(each.channel), each.id)
-            last = ops[-1] if ops else None
-            if type(last) is AdmitRun and last.domain == each.channel and last.flags == flags:
-                last.payloads.append(payload)  # type: ignore[attr-defined]
-                last.keys.append(each.id)  # type: ignore[attr-defined]
-            else:
-                ops.append(AdmitRun(shard.stream, [payload], [each.id], each.channel, flags))
+            runs.put(ops, shard.stream, payload, each.id, each.channel, flags)
         ops += [RecordGap(shard.stream, gap, channel) for channel, gap in gaps]
         if rows:
             self._out(Count("backfilled", len(rows)))

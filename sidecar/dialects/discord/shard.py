@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from sidecar.core.actions import Action, Admit, AdmitRun, CancelTimer, Commit, Log, Op, PutState, RecordGap, StartTimer, Tell
+from sidecar.core.actions import Action, Admit, CancelTimer, Commit, Log, Op, PutState, RecordGap, StartTimer, Tell
 from sidecar.core.record import REPLAYED, Gap
-from sidecar.dialects.discord import frames, gateway, guilds
+from sidecar.dialects.discord import frames, gateway, guilds, runs
 from sidecar.dialects.discord.commands import Commands
 from sidecar.dialects.discord.connection import Connection
 from sidecar.dialects.discord.frames import Frame
@@ -201,18 +201,11 @@ class Shard:
         row.newest = max(row.newest, *numbers)
 
     def admit(self, frame: Frame, ops: list[Op], flags: int = 0) -> None:
-        """Put an event into the next commit. Consecutive messages of one channel make one run."""
-        key, domain = frames.key_of(frame), frame.domain
+        """Put an event into the next commit. Consecutive ones make one run."""
+        key = frames.key_of(frame)
         if type(key) is int:
             self.moved(frame.channel, frame.guild, key)
-            last = ops[-1] if ops else None
-            if type(last) is AdmitRun and last.domain == domain and last.flags == flags:
-                last.payloads.append(frame.payload)  # type: ignore[attr-defined]
-                last.keys.append(key)  # type: ignore[attr-defined]
-            else:
-                ops.append(AdmitRun(self.stream, [frame.payload], [key], domain, flags))
-        else:
-            ops.append(Admit(self.stream, frame.payload, key, domain, flags))
+        runs.put(ops, self.stream, frame.payload, key, frame.channel or frame.guild, flags)
 
     def moved(self, channel: str, guild: str, number: int) -> None:
         """A message is admitted: its channel's watermark moves with it (R34)."""

@@ -234,9 +234,10 @@ class Bench:
         for op in ops:
             match op:
                 case act.Admit(payload=payload, key=key):
-                    offsets.append(self._admit(op, payload, key))
+                    offsets.append(self._admit(op, op.domain, payload, key))
                 case act.AdmitRun(payloads=payloads, keys=keys):
-                    offsets += [self._admit(op, p, k) for p, k in zip(payloads, keys, strict=True)]
+                    domains = op.domains or [op.domain] * len(keys)
+                    offsets += [self._admit(op, d, p, k) for d, p, k in zip(domains, payloads, keys, strict=True)]
                 case act.RecordGap():
                     self.journal.append(Entry(op.domain, gap=op.gap, stream=op.stream))
                 case act.PutState(key=key, value=value):
@@ -246,13 +247,13 @@ class Bench:
                         self.state[key] = value
         return offsets
 
-    def _admit(self, op: Any, payload: bytes, key: bytes | int) -> int:
-        place = (op.stream, op.domain, key)
+    def _admit(self, op: Any, domain: str, payload: bytes, key: bytes | int) -> int:
+        place = (op.stream, domain, key)
         if key and place in self.keys:
             return 0
         if key:
             self.keys.add(place)
-        self.journal.append(Entry(op.domain, payload, op.flags, stream=op.stream))
+        self.journal.append(Entry(domain, payload, op.flags, stream=op.stream))
         return sum(1 for entry in self.journal if entry.stream == op.stream)
 
     # --- time

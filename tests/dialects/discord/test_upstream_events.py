@@ -50,14 +50,16 @@ def test_the_domain_is_the_channel_else_the_guild_else_nothing() -> None:
     assert [e.domain for e in b.journal] == ["11", "1", "1", ""]
 
 
-def test_messages_of_one_channel_in_a_row_are_one_run_with_numeric_keys() -> None:
+def test_a_batch_is_one_run_in_which_each_event_names_its_channel() -> None:
     b = live()
     runs = []
     commit = b._commit
     b._commit = lambda ops: (runs.extend(op for op in ops if isinstance(op, AdmitRun)), commit(ops))[1]  # type: ignore[method-assign]
     frames = [b.dispatch("MESSAGE_CREATE", {"id": str(at(n)), "channel_id": c}) for n, c in enumerate(["11", "11", "12", "11"])]
-    b.say(*frames)
-    assert [(run.domain, list(run.keys)) for run in runs] == [("11", [at(0), at(1)]), ("12", [at(2)]), ("11", [at(3)])]
+    b.say(*frames, b.dispatch("GUILD_ROLE_CREATE", {"guild_id": "1", "role": {"id": "5"}}))
+    (run,) = runs
+    assert run.keys == [at(0), at(1), at(2), at(3), b"GUILD_ROLE_CREATE/5"]
+    assert run.domains == ["11", "11", "12", "11", "1"]
 
 
 def test_r19_live_only_events_are_told_and_not_journaled_and_move_the_number() -> None:
