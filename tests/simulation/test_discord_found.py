@@ -118,5 +118,5 @@ def test_R36_what_two_kills_took_is_gone_since_it_came_first() -> None:
     b.run(2).message(at(40), "77", 4, guild=None)
     b.crash().run(5).open().hello().op(9, False).run(10)
     b.open().hello().ready(guild(1, channel(11, at(0))), session="up3")
-    gap = b.gaps[-1].gap
+    gap = [entry.gap for entry in b.gaps if not entry.domain][-1]
     assert gap is not None and gap.detail and gap.from_ <= came * 1000
