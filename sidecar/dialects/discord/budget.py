@@ -54,7 +54,7 @@ class Budget:
             waits.append(min(self._row.times[-self.ceiling] + DAY_S - wall, DAY_S))
         if self._row.failed:
             waits.append(min(SPACING_S * (1 << min(self._row.failed - 1, 10)), MAX_FAILED_S) - gone)
-        return max(0.0, *waits)
+        return _whole(max(waits))
 
     def _gone(self, mono: float, wall: float) -> float:
         """Seconds since the last IDENTIFY; how long ago an earlier process's was, the wall clock says once."""
@@ -68,7 +68,7 @@ class Budget:
 
     def spacing(self, shard: str, mono: float) -> float:
         """Seconds until an IDENTIFY of this shard may be sent on a socket that is open."""
-        return max(0.0, self._sent.get(self.bucket(shard), mono - SPACING_S) + SPACING_S - mono)
+        return _whole(self._sent.get(self.bucket(shard), mono - SPACING_S) + SPACING_S - mono)
 
     def spend(self, shard: str, mono: float, wall: float) -> None:
         """An IDENTIFY goes out now. It counts as failed until `succeeded`."""
@@ -90,3 +90,8 @@ class Budget:
     def dump(self) -> bytes:
         """The durable row."""
         return msgspec.json.encode(self._row)
+
+
+def _whole(seconds: float) -> float:
+    """A pause that is worth a timer: what rounding leaves of one is none, and a timer for it would never move the clock."""
+    return seconds if seconds > 0.001 else 0.0

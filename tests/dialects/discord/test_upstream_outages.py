@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.record import LATE, REPLAYED
+from sidecar.dialects.discord.budget import Budget
 from tests.dialects.discord.bench import WALL, Bench, History, at, channel, guild
 from tests.dialects.discord.test_upstream_backfill import OLD, anew, hole, lose, reads, start
 
@@ -205,3 +206,15 @@ def test_r33_a_channel_with_live_messages_that_an_audit_may_not_read_is_a_gap_re
     assert len(b.messages) == (seconds > 30)
     b.op(11).let().run(2)
     assert [(e.domain, e.gap.reason) for e in b.gaps if e.gap] == [("11", "denied")]
+
+
+# --- the budget (R29) ------------------------------------------------------------------------------------------------------------
+
+
+def test_r29_what_rounding_leaves_of_a_pause_is_no_timer_that_never_ends() -> None:
+    budget = Budget(200)
+    budget.spend("0/1", 1021.5497698020245, WALL)
+    budget.succeeded()
+    now = 1021.5497698020245 + 5.0 - 1e-12
+    assert 1021.5497698020245 < now and (budget.wait("0/1", now, WALL + 5), budget.spacing("0/1", now)) == (0.0, 0.0)
+    assert budget.wait("0/1", now - 0.5, WALL + 4.5) > 0.49 and budget.spacing("0/1", now - 0.5) > 0.49
