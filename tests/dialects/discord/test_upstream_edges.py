@@ -122,6 +122,13 @@ def test_r21_an_answer_to_a_command_goes_to_who_asked_and_is_not_journaled(op: i
     assert [m["chunk"] for m in b.told if "chunk" in m] == ["s1"] and b.journal == []
 
 
+def test_r21_a_refusal_of_a_command_goes_to_who_asked() -> None:
+    b, _ = start()
+    b.tell(command=b'{"op":8,"d":{"guild_id":"1","nonce":"n"}}', shard=SHARD, **{"from": "s1"})
+    b.event("RATE_LIMITED", {"opcode": 8, "retry_after": 5.0, "meta": {"guild_id": "1", "nonce": "n"}})
+    assert [m["chunk"] for m in b.told if "chunk" in m] == ["s1"] and b.journal == []
+
+
 def test_r21_a_presence_that_is_said_again_is_sent_once() -> None:
     b, _ = start()
     for _ in range(5):
