@@ -247,7 +247,8 @@ class UpstreamHalf:
         """The upstream will not have this identity: everything stops, and agents are told (R22)."""
         reason, mend = gateway.FATAL[code]
         self._fatal, self._refused = code, self.token
-        self._refusals += 1
+        # One that comes long after the last begins anew.
+        self._refusals = 1 if self.moment.mono > self._cooled + MAX_COOL_DOWN_S else self._refusals + 1
         pause = min(COOL_DOWN_S * (1 << min(self._refusals - 1, 8)), MAX_COOL_DOWN_S)
         self._cooled = self.moment.mono + pause
         for shard in self.shards.values():

@@ -319,6 +319,23 @@ def test_r22_whoever_asks_within_the_cool_down_is_told_and_the_upstream_is_not_a
     assert len(b.links) == 3
 
 
+def test_r22_the_cool_down_grows_up_to_an_hour_and_begins_anew_after_a_good_while() -> None:
+    b = Bench(operators=False).start().tell(intents=513, shard=SHARD)
+    pauses = []
+    for _ in range(9):
+        b.open().hello().close(4014)
+        began = b.mono
+        while not b.current and b.mono < began + 8000:
+            b.run(10).tell(intents=513, shard=SHARD)
+        pauses.append(round(b.mono - began, -1))
+    assert pauses[:4] == [60, 120, 240, 480] and max(pauses) <= 3900
+    b.open().hello().ready(G).close(None).run(1)
+    b.mono += 8000
+    b.wall += 8000
+    b.again(2).close(4014).run(60).tell(intents=513, shard=SHARD).run(5)
+    assert len(b.current) == 1
+
+
 def test_u7_op9_false_waits_1_to_5_s_and_identifies_at_the_gateways_own_url() -> None:
     for draw, early, late in ((0.0, 0.9, 1.1), (0.999, 4.9, 5.1)):
         b = bench().live(G).run(10).close(None).run(1).again(2)
