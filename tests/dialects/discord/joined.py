@@ -69,11 +69,11 @@ class Disk(Bench):
         """Requests go to the reference's REST side, and take their time."""
         self.sim.request(name, self.requests[name])
 
-    def _admit(self, op: Any, payload: bytes, key: bytes | int) -> int:
-        place = (op.stream, op.domain, key)
+    def _admit(self, op: Any, domain: str, payload: bytes, key: bytes | int) -> int:
+        place = (op.stream, domain, key)
         if key and place in self.keys:
             return 0
-        super()._admit(op, payload, key)
+        super()._admit(op, domain, payload, key)
         return len(self.journal)
 
 
