@@ -97,8 +97,8 @@ class Session:
 
     def hold(self, s: int, ms: int, *, is_message: bool) -> None:
         """The event just taken (at `ms`, Unix milliseconds) is kept in memory for now."""
-        # What was held before a kill and came again is held since then.
-        self.row.held = self.row.held or ms
+        # It may be a replay's, and older: as old as the last sign of life before. What was held before a kill is held since then.
+        self.row.held = self.row.held or min(ms, self.row.heard)
         self._held[s] = None
         if not is_message:
             self._other.add(s)
