@@ -280,12 +280,11 @@ class DownstreamHalf:
     def _attach(self, conn: Conn, offset: int, mark: str = "") -> list[act.Action]:
         assert conn.session is not None
         stream = conn.session.stream
-        conn.handed = conn.taken = offset
         # Older ones stay (C5), but from now on their silence is looked at.
         actions = [action for older in self._sockets.attach(conn, stream) for action in self._watch(older)]
         quality: act.Quality = "buffered" if conn.weak else "handled"
         attach = act.Attach(conn.name, stream, CONSUMER, conn.account, fresh="head", after=offset, mark=mark, quality=quality)
-        return [*actions, attach]
+        return [*actions, flow.begin(conn, offset), attach]
 
     # --- RESUME ------------------------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """How events flow on one socket and what proves that they were taken (discord R15, R17, R18).
 
 A ping behind each 64 frames and behind the last is the barrier that keeps the window moving; a heartbeat's `d` says the same. Only
-when neither has come a second after the last event, the agent is asked for a heartbeat (op 1): more would starve it.
+an agent that answers no pings, or whose pongs prove little, is asked for a heartbeat (op 1) a second after the last event.
 """
 
 from __future__ import annotations
@@ -54,6 +54,12 @@ def hand_over(conn: Conn, event: ev.RecordsReady, now: float) -> list[act.Action
     return actions
 
 
+def begin(conn: Conn, offset: int) -> act.Action:
+    """Events behind `offset` come next on this socket. A ping shows at once whether its client answers them."""
+    conn.handed = conn.taken = offset
+    return _barrier(conn, offset)
+
+
 def _barrier(conn: Conn, offset: int) -> act.Action:
     return act.PingConn(conn.name, conn.barrier.payload(offset))
 
@@ -89,9 +95,10 @@ def _proven(conn: Conn, seq: object) -> int:
 
 
 def rest(conn: Conn, now: float) -> list[act.Action]:
-    """The socket's rest timer: ask for what is still without a receipt, one question at a time."""
+    """The socket's rest timer: ask for what is still without a receipt, one question at a time. One that answers pings is busy: it could
+    not answer this sooner either, and would count the beat as unanswered while it does not read."""
     timer = "rest:" + conn.name
-    if conn.taken >= conn.handed:
+    if conn.taken >= conn.handed or (conn.barrier.works and not conn.weak):
         conn.resting = False
         return []
     wait = conn.sent_at + REST_S - now

@@ -79,6 +79,17 @@ def test_r18_an_agent_whose_pongs_come_is_never_asked() -> None:
     assert "BEAT" not in scene.wait(5).types("c1")
 
 
+def test_R18_an_agent_that_answers_pings_but_is_busy_is_not_asked_on_top_of_it() -> None:
+    """It could not answer sooner, and a beat of its own that is due meanwhile would find the asked one unanswered: a zombie."""
+    scene = Scene().open("c1").identify("c1")
+    assert len(scene.pings["c1"]) == 1, "behind READY and the guilds"
+    scene.pong("c1").events("c1", run(1, [message(n) for n in range(1, 100)])).wait(30)
+    assert scene.receipts() == []
+    assert "BEAT" not in scene.types("c1")
+    scene.pong("c1")
+    assert scene.receipts() == [99]
+
+
 def test_r18_not_before_a_second_of_quiet() -> None:
     scene = Scene().agent("c1")
     for n in range(1, 30):

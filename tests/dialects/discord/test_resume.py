@@ -20,7 +20,7 @@ def seen(scene: Scene, count: int) -> Scene:
 def test_r16_what_follows_seq_comes_and_then_resumed() -> None:
     scene = seen(Scene(), 5).send(ev.ConnClosed("c1", None)).forget()
     scene.open("c2").resume("c2", scene.sid, 4)
-    owned, attach, cursor = scene.did[-3:]
+    owned, _, attach, cursor = scene.did[-4:]
     assert owned == act.Own(BOT, TOKEN, str(ALL), [STREAM])
     assert (attach.session, attach.stream, attach.consumer, attach.after, attach.mark) == ("c2", STREAM, "agent", 2, "resume")
     # R17: the seq of a RESUME is a cursor that the client states.
