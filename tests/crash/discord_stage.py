@@ -96,5 +96,5 @@ class CrashStage(Stage):
         ledger = self.world.ledger
         assert [i.answer for i in ledger.identifies] == ["ready"]
         assert {r.answer for r in ledger.resumes} <= {"resumed"}
-        assert ledger.wrongs == []
+        assert ledger.wrongs == [], ledger.wrongs
         assert self.bot.states["ready"] == 1

@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-from collections import Counter
 from pathlib import Path
 
 from tests.clients.processes import until
@@ -45,15 +44,28 @@ async def lives(clients: BotClients, kind: str, folder: Path, kills: int, seed: 
         # The life so far ends at some moment, too.
         sidecar.signal(signal.SIGKILL)
         await sidecar.ended()
-        planned = plan(kills - 1, seed)
-        for arm in planned:
-            sidecar.arm = arm
+        arms = iter(plan(kills, seed))
+        armed: list[str] = []
+        before = -1
+        for _ in range(kills - 1):
+            resumed = at.bot.states["resumed"]
+            # Carbon throws its session away after three RESUMEs in a row without a RESUMED, which is its own choice: after a life that
+            # ended in the middle of a replay comes one that ends at some moment behind it.
+            sidecar.arm = () if resumed == before else next(arms)
+            before = resumed
             await sidecar.start()
-            if arm[0] == "none":
+            if not sidecar.arm:
+                await at.states("resumed", resumed + 1)
                 await at.served(drawn)
                 sidecar.signal(signal.SIGKILL)
+            elif sidecar.arm[0] == "none":
+                await at.served(drawn)
+                sidecar.signal(signal.SIGKILL)
+            else:
+                armed.append(sidecar.arm[0])
             await until(lambda: not sidecar.alive, lambda: f"{sidecar.arm} never happened; the sidecar said:\n{sidecar.tail()}")
             assert await sidecar.ended() == -signal.SIGKILL, sidecar.tail()
+        assert len(sidecar.pids) == kills
         sidecar.arm = ()
         await sidecar.start()
         await at.served(drawn)
@@ -62,10 +74,11 @@ async def lives(clients: BotClients, kind: str, folder: Path, kills: int, seed: 
         at.check()
         assert len(at.world.ledger.resumes) >= kills // 2
         assert (await at.stream())["gaps"] == 0
-        deaths = [line["point"] for line in sidecar.said() if "point" in line]
-        assert Counter(deaths) == Counter(arm[0] for arm in planned if arm[0] != "none")
-        full = sum(line["out"] >= line["window"] for line in sidecar.said() if "point" in line)
-        print(f"{kind}: {kills} kills, {full} with the window full, {len(at.posted)} messages, {len(at.world.ledger.resumes)} RESUMEs")
+        said = [line for line in sidecar.said() if "point" in line]
+        assert [line["point"] for line in said] == armed
+        full = sum(line["out"] >= line["window"] for line in said)
+        assert full >= kills // 6
+        print(f"{kind}: {kills} kills, {len(armed)} at {len(set(armed))} points, {full} with the window full, {len(at.posted)} messages")
 
 
 def test_fifty_kills_at_300_messages_a_second_lose_nothing_bring_nothing_twice_and_the_upstream_is_resumed(

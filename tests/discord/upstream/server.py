@@ -143,7 +143,12 @@ class ReferenceDiscord:
             woken.set()
 
         opened.on_output = output
-        await line.prepare(request)
+        try:
+            await line.prepare(request)
+        except OSError:
+            # The client is gone already.
+            opened.gone(None)
+            return line
         writer = asyncio.get_running_loop().create_task(_write(request, line, opened, woken))
         try:
             async for message in line:
