@@ -35,6 +35,12 @@ def head(opcode: int, length: int) -> bytes:
     return bytes((first, 127)) + length.to_bytes(8, "big")
 
 
+def close_frame(code: int, reason: str) -> bytes:
+    """A close frame (RFC 6455 section 5.5.1)."""
+    data = code.to_bytes(2, "big") + reason.encode()[:120]
+    return head(8, len(data)) + data
+
+
 def join_frames(frames: Sequence[bytes]) -> bytes:
     """Frames as they go over the wire, in one piece."""
     parts: list[bytes] = [b""] * (2 * len(frames))
@@ -56,7 +62,6 @@ class Conn:
         self._frames: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self._closing = False
-        self._farewell: asyncio.Task[None] | None = None
         self._last: tuple[int, str] | None = None
 
     # --- orders --------------------------------------------------------------------------------------------------------------
@@ -97,23 +102,17 @@ class Conn:
             # The handshake is not through: the close goes out behind it, and behind what was sent already.
             self._last = self._last or (code, reason)
             return
+        if code is not None:
+            self._put(close_frame(code, reason))
         self._closing = True
         if not self.decided.done():
             self.decided.cancel()
         transport = self.request.transport
-        if code is None:
-            if transport is not None:
-                transport.abort()
-        elif self._ws is not None:
-            self._farewell = self._loop.create_task(self._goodbye(self._ws, code, reason))
-
-    async def _goodbye(self, ws: web.WebSocketResponse, code: int, reason: str) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                await ws.close(code=code, message=reason.encode()[:120])
-        except (TimeoutError, OSError, RuntimeError):
-            if self.request.transport is not None:
-                self.request.transport.abort()
+        if transport is not None and code is None:
+            transport.abort()
+        elif transport is not None:
+            # The client has so long to answer: a connection that ends before it does may cost it our code, and what came before.
+            self._loop.call_later(CLOSE_S, transport.abort)
 
     def await_drain(self, token: str) -> None:
         """Tell ConnDrained once the process holds nothing for this client any more."""
@@ -132,6 +131,7 @@ class Conn:
         ws = web.WebSocketResponse(
             timeout=CLOSE_S,
             autoping=False,
+            autoclose=False,
             compress=False,
             max_msg_size=MAX_FRAME,
             decode_text=False,
@@ -151,9 +151,12 @@ class Conn:
             self._flush()
             self._say(ev.ConnClosed(self.name, code))
             self._sink = None
-        if self._farewell is not None:
-            # Until the client answered the close: a connection cut at once may cost it our code, and what came before.
-            await self._farewell
+        if not ws.closed:
+            if not self._closing:
+                # The client closes: its own code back (RFC 6455 section 5.5.1).
+                self.close(code if code and code not in (1005, 1006) else 1000, "")
+            if transport := self.request.transport:
+                transport.close()
         return ws
 
     async def _read(self, ws: web.WebSocketResponse) -> int | None:
@@ -161,6 +164,8 @@ class Conn:
             message = await ws.receive()
             kind, data = message.type, message.data
             if kind in (WSMsgType.TEXT, WSMsgType.BINARY):
+                if self._closing:
+                    continue
                 if not self._frames:
                     self._loop.call_soon(self._flush)
                 self._frames.append(data if kind is WSMsgType.TEXT else ev.Binary(data))
