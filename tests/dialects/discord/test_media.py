@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from tests.clients.processes import SidecarProcess, until
+from tests.clients.processes import SidecarProcess
 from tests.discord.upstream.server import ReferenceDiscord
 from tests.discord.upstream.world import Settings
 from tests.downstream.raw import Peer, make_certificate, server_context, upstream
@@ -91,16 +91,22 @@ class Stage:
         return f"{self.url}/_media/{host}{path}"
 
     async def identify(self) -> None:
+        """Connect the agent; whatever is posted from now on is its."""
         self.ws = await self.http.ws_connect(self.url)
         await self.ws.send_json(IDENTIFY)
+        await self.next("READY")
+
+    async def next(self, kind: str) -> dict[str, Any]:
+        """The next event of a kind that the agent is handed: its `d`."""
+        async for got in self.ws:
+            frame = msgspec.json.decode(got.data)
+            if frame["t"] == kind:
+                return dict(frame["d"])
+        raise AssertionError("the socket ended")
 
     async def message(self) -> dict[str, Any]:
         """The next MESSAGE_CREATE that the agent is handed."""
-        async for got in self.ws:
-            frame = msgspec.json.decode(got.data)
-            if frame["t"] == "MESSAGE_CREATE":
-                return dict(frame["d"])
-        raise AssertionError("the socket ended")
+        return await self.next("MESSAGE_CREATE")
 
 
 @contextlib.asynccontextmanager
@@ -116,7 +122,6 @@ async def on_stage(folder: Path, **knobs: str) -> AsyncIterator[Stage]:
                 async with aiohttp.ClientSession() as http, asyncio.timeout(60):
                     stage = Stage(up, media, sidecar, http)
                     await stage.identify()
-                    await until(lambda: any(s.session for s in up.world.open()), "nobody holds an upstream session")
                     yield stage
             finally:
                 await sidecar.kill()
