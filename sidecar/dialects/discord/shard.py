@@ -285,6 +285,8 @@ class Shard:
         if is_lower:
             session.rewind(frame.s)
         self._number(frame)
+        # Its number goes to disk at once: else the next RESUME asks for this RESUMED again, which looks like the end of an empty replay.
+        self._is_dirty = True
         if lost:
             # They were in memory when an earlier process was killed, the replay did not bring them, and no history has them (R36).
             ops.append(RecordGap(self.stream, Gap("lost", "seq", lost[0], lost[-1], len(lost))))
