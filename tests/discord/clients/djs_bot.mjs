@@ -1,6 +1,6 @@
 // An ordinary bot on the unmodified npm discord.js: handlers that write down what they were handed.
 //
-//   node djs_bot.mjs <folder with node_modules> '{"token","baseUrl","out","busyMs","intents"}'
+//   node djs_bot.mjs <folder with node_modules> '{"token","baseUrl","out","busyMs","intents","shards"}'
 //
 // `baseUrl` is given by the library's own knob. `out` is the ground truth of what the handlers got: one JSON line for each event,
 // written synchronously when the handler is done with it (after `busyMs` of work). State changes go to stdout. A message "!say …"
@@ -27,6 +27,7 @@ const plain = [Bits.Guilds, Bits.GuildMessages, Bits.GuildMessageReactions, Bits
 const client = new Client({
   rest: { api: `${told.baseUrl}/api` },
   intents: told.intents ?? plain,
+  ...(told.shards && { shards: told.shards }),
   partials: [Partials.Channel, Partials.Message, Partials.Reaction],
 });
 

@@ -149,9 +149,9 @@ def test_R11_R18_C12_a_slow_handler_keeps_its_connection_and_gets_everything(
     bot_clients: BotClients, kinds: list[str], tmp_path: Path
 ) -> None:
     async def play(kind: str) -> None:
-        async with Stage(bot_clients, kind, folder(tmp_path, kind), discord_heartbeat_ms="4000") as at:
+        async with Stage(bot_clients, kind, folder(tmp_path, kind), discord_heartbeat_ms="8000") as at:
             await at.connect(busy_ms=10)
-            at.post(700)
+            at.post(600)
             await at.has_all()
             await at.known()
             # Carbon takes what comes into a queue of its own, and its loop does not turn before that is empty: it may miss an ACK.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.clients.processes import until
 from tests.discord.clients.bots import BotClients
@@ -177,5 +178,34 @@ def test_R7_an_answer_over_rest_and_429_500_and_503_are_the_upstreams_own_and_no
                             answers.append((answer.status, shown, await answer.read()))
             assert answers[:3] == answers[3:]
             assert [call.status for call in at.world.ledger.called(path, "POST")[3:]] == [429, 500, 503] * 2
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("kind", ["djs"], indirect=True)
+def test_R4_R12_a_bot_that_needs_two_shards_begins_with_two_on_its_very_first_start(
+    bot_clients: BotClients, kind: str, tmp_path: Path
+) -> None:
+    async def play() -> None:
+        settings = Settings(heartbeat_interval_ms=3000, shards=2, shards_required=2, identify_spacing_s=2)
+        async with Stage(bot_clients, kind, tmp_path, settings=settings, more={"shards": "auto"}) as at:
+            world = at.world
+            world.faults.metadata_delay_s = 0.3
+            while {guild.shard(2) for guild in world.guilds.values()} != {0, 1}:
+                world.add_channel("general", world.add_guild("other"))
+            await at.connect()
+            assert set(ready(at)["guilds"]) == {str(number) for number in world.guilds}
+            for n in range(20):
+                for channel in list(world.channels.values()):
+                    world.post(f"{n} in {channel.id}", channel)
+            await until(
+                lambda: len(at.bot.contents()) >= 20 * len(world.channels), lambda: f"{len(at.bot.contents())} came\n{at.bot.tail()}"
+            )
+            for channel in world.channels.values():
+                assert [row["content"] for row in at.bot.seen() if row["channel"] == str(channel.id)] == [
+                    f"{n} in {channel.id}" for n in range(20)
+                ]
+            assert sorted(i.shard for i in world.ledger.identifies) == [(0, 2), (1, 2)]
+            assert {row["name"].rpartition(":")[2] for row in (await at.status())["streams"]} == {"0/2", "1/2"}
 
     asyncio.run(play())
