@@ -267,8 +267,9 @@ class ReadBody(Action, frozen=True):
 class Route(Action, frozen=True):
     """Send an HTTP exchange upstream. `base`: another base URL than SIDECAR_UPSTREAM; `target`: another raw target. `tap`: show the
     bodies to the half as ExchangeSeen. `hold`: do not forward before a Commit with this ticket is on disk. `rewrite`: name of
-    the half's rewrite function for the answer's body. `drop`: request fields, in lower case, that stay here. `retype`: content types as the
-    upstream spells them, each with what the agent is told instead."""
+    the half's rewrite function for the answer's body, if its media type is among `only` (none named: whatever it is). `drop`: request
+    fields, in lower case, that stay here. `retype`: content types as the upstream spells them, each with what the agent is told
+    instead."""
 
     exchange: str
     base: str | None = None
@@ -276,6 +277,7 @@ class Route(Action, frozen=True):
     tap: bool = False
     hold: str = ""
     rewrite: str = ""
+    only: Sequence[str] = ()
     drop: Sequence[str] = ()
     retype: Sequence[tuple[str, str]] = ()
 

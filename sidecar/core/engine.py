@@ -37,6 +37,10 @@ from sidecar.dialects.base import Half, View
 
 PENDING_BYTES = 8 << 20
 RETRY_S = 1.0
+FLAP_S = 60.0
+FLAP_MAX_S = 15.0
+"""A disk that is full for all but a small write would take the probe and fail the halves' first commit, each time: one that fails within
+FLAP_S of its healing is probed ever later, so that the upstream does not see a reconnect a second."""
 PRUNE_S = 5.0
 
 
@@ -95,6 +99,8 @@ class Engine:
         self._flush_due = False
         self._receipts_due = False
         self._slow = False
+        self._pause = RETRY_S
+        self._healed = float("-inf")
         self.gaps.load(journal, self.admission.books)
 
     # --- inputs --------------------------------------------------------------------------------------------------------------------
@@ -333,7 +339,10 @@ class Engine:
 
     def _fail(self, error: BaseException) -> None:
         """Nothing of the last batch is on disk: admission pauses until the journal takes writes again."""
+        pause = RETRY_S
         if not self.paused:
+            flaps = self.ports.now().mono - self._healed < FLAP_S
+            pause = self._pause = min(2 * self._pause, FLAP_MAX_S) if flaps else RETRY_S
             self.ports.log("error", "journal does not take writes: admission paused, agents stay connected", error=str(error))
             self.ports.count("admission_pauses")
         self.paused = str(error) or type(error).__name__
@@ -347,7 +356,7 @@ class Engine:
         # Receipts are tried again first, in a batch of their own.
         self._receipts_due = True
         self.ports.start_timer(("engine", "receipts"), RETRY_S)
-        self.ports.start_timer(("engine", "retry"), RETRY_S)
+        self.ports.start_timer(("engine", "retry"), pause)
 
     def _retry(self) -> None:
         """Try the journal with a small write that counts as growth. (Receipts go on in batches of their own, into the headroom.)"""
@@ -367,6 +376,7 @@ class Engine:
         """The journal takes writes again: admission and the upstream halves are built anew from it."""
         self.ports.log("info", "journal takes writes again: admission resumed")
         self.paused = ""
+        self._healed = self.ports.now().mono
         before = self.admission
         self.admission = self.courier.admission = Admission(self.journal, self.capacity)
         self.admission.duplicates = before.duplicates

@@ -115,6 +115,7 @@ class Exchange:
             tap=tap if route.tap else None,
             hold=hold if route.hold else None,
             rewrite=rewrite if route.rewrite else None,
+            only=route.only,
             drop=route.drop,
             retype=route.retype,
         )

@@ -103,17 +103,19 @@ async def forward(
     hold: Hold | None = None,
     tap: Tap | None = None,
     rewrite: Rewrite | None = None,
+    only: Sequence[str] = (),
     drop: Sequence[str] = (),
     retype: Sequence[tuple[str, str]] = (),
     map_origin: bool = True,
 ) -> web.StreamResponse:
-    """Pass `request` to `base_url` + its raw target (or `target`) and stream the answer back. `drop`: request fields that are left out, in
-    lower case; `retype`: content types that the agent is told instead of the upstream's.
+    """Pass `request` to `base_url` + its raw target (or `target`) and stream the answer back. `only`: media types that `rewrite` is for,
+    in lower case (none named: all); the others are streamed. `drop`: request fields that are left out, in lower case; `retype`: content
+    types that the agent is told instead of the upstream's.
 
     An upstream that cannot be reached, or closes without any answer, is reported with `unavailable`. One that breaks off in its
     answer breaks the agent's connection off; an agent that goes away resets the exchange upstream. Never raises for either.
     """
-    job = _Forward(request, http, unavailable, hold, tap, rewrite, dict(retype))
+    job = _Forward(request, http, unavailable, hold, tap, rewrite, only, dict(retype))
     url = base_url.rstrip("/") + (raw_target(request) if target is None else target)
     headers = [field for field in upstream_headers(request, base_url, map_origin=map_origin) if field[0].lower() not in drop]
     try:
@@ -166,6 +168,7 @@ class _Forward:
         hold: Hold | None,
         tap: Tap | None,
         rewrite: Rewrite | None,
+        only: Sequence[str],
         retype: Mapping[str, str],
     ) -> None:
         self._request = request
@@ -174,6 +177,7 @@ class _Forward:
         self._hold = hold
         self._tap = tap
         self._rewrite = rewrite
+        self._only = only
         self._retype = retype
         self._asked = Copy()
 
@@ -186,7 +190,7 @@ class _Forward:
             async with self._http.exchange(self._request.method, url, headers, body, interim=self._interim) as answer:
                 if self._retype:
                     answer.headers = [self._told(*field) for field in answer.headers]
-                if self._rewrite is not None:
+                if self._rewrite is not None and (not self._only or _media_type(answer.headers) in self._only):
                     return await self._rewritten(answer, self._rewrite)
                 return await stream(self._request, answer, tap=self._tap, asked=self._asked)
         except UpstreamError as error:
@@ -243,6 +247,10 @@ class _Forward:
         transport = self._request.transport
         if transport is not None and self._request.version >= (1, 1):
             transport.write(wire.head_bytes(f"HTTP/1.1 {status} {reason}", wire.end_to_end(headers, chunked=False)))
+
+
+def _media_type(headers: Sequence[Header]) -> str:
+    return (wire.first(headers, "content-type") or "").partition(";")[0].strip().lower()
 
 
 class Copy:

@@ -42,6 +42,25 @@ def test_nothing_of_a_failed_write_is_handed_over_and_it_heals_without_a_hole() 
     assert [r.offset for r in world.journaled()] == [1, 2, 3, 4]
 
 
+def test_a_disk_that_takes_small_writes_alone_is_tried_ever_later_until_it_held_for_a_minute() -> None:
+    """Each try ends in a reconnect upstream: one a second would be a storm."""
+    world = ready()
+    waited = []
+    for _ in range(7):
+        world.admit("c")
+        world.disk(FULL)
+        waited.append(0)
+        while world.engine.paused:
+            world.wait(1)
+            waited[-1] += 1
+    assert waited[0] <= 2 and waited == sorted(waited) and 15 <= waited[-2] <= waited[-1] <= 17
+    world.wait(61)
+    world.admit("c")
+    world.disk(FULL)
+    world.wait(2.5)
+    assert not world.engine.paused
+
+
 def test_what_was_admitted_behind_a_failed_write_is_thrown_away_with_it() -> None:
     """Else the later events would stand in the journal with a hole before them."""
     world = ready()

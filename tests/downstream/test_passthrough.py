@@ -648,6 +648,33 @@ def test_an_answer_too_large_to_rewrite_passes_as_it_is(whole: bool, monkeypatch
     assert got == head + (body if whole else body[:-1])
 
 
+def test_an_answer_of_another_media_type_than_those_to_rewrite_is_streamed() -> None:
+    async def scenario() -> None:
+        told = asyncio.Event()
+
+        async def serve(peer: Peer) -> None:
+            await peer.head()
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nConnection: close\r\n\r\ndata: 1\n\n")
+            await asyncio.wait_for(told.wait(), DEADLINE_S)
+            await peer.send(b"data: 2\n\n")
+
+        async with upstream(serve) as up:
+
+            async def handler(request: web.BaseRequest) -> web.StreamResponse:
+                return await forward(
+                    request, UpstreamHttp(), up.url, unavailable=away, rewrite=lambda *_: b"never", only=("application/json",)
+                )
+
+            async with serving(handler) as port, agent(port) as peer:
+                await peer.send(lines_of(port, "GET /x HTTP/1.0"))
+                await peer.head()
+                assert await peer.exactly(9) == b"data: 1\n\n"
+                told.set()
+                assert await peer.exactly(9) == b"data: 2\n\n"
+
+    asyncio.run(scenario())
+
+
 def test_without_rewrite_the_accepted_encodings_are_the_agents() -> None:
     lines, _, _ = run_hooks(b"q", OK)
     assert b"accept-encoding: gzip, br" in lines

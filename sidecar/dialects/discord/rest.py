@@ -56,7 +56,7 @@ def answer(exchange: str, head: Head, *, shards: int, media: bool) -> act.Respon
         place = remote(head.target)
         if place is not None:
             return act.Route(exchange, base=place[0], target=place[1], drop=_PRIVATE)
-        return act.Route(exchange, rewrite="media", retype=PLAIN)
+        return act.Route(exchange, rewrite="media", only=("application/json",), retype=PLAIN)
     return act.Route(exchange, retype=PLAIN)
 
 

@@ -111,7 +111,8 @@ def rewritten(target: str, body: bytes, *, method: str = "GET", kind: str = "app
 
 
 def test_r8_addresses_in_json_answers_are_on_our_origin() -> None:
-    assert asked(Scene(media="local"), "/api/v10/channels/1") == act.Route("x1", rewrite="media", retype=rest.PLAIN)
+    routed = act.Route("x1", rewrite="media", only=("application/json",), retype=rest.PLAIN)
+    assert asked(Scene(media="local"), "/api/v10/channels/1") == routed
     body = b'{"a":"https://cdn.discordapp.com/x","b":"https://media.discordapp.net/y","c":"https://discord.com/z"}'
     here = b'{"a":"http://localhost:1/_media/cdn.discordapp.com/x","b":"http://localhost:1/_media/media.discordapp.net/y","c":"https://discord.com/z"}'
     assert rewritten("/api/v10/channels/1", body) == here
