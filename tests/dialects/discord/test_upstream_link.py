@@ -795,11 +795,11 @@ def test_u17_killed_between_receive_and_commit_resumes_from_the_committed_number
 
 
 def test_r26_u14_the_number_of_resumed_is_on_disk_at_once_so_that_no_later_replay_begins_with_it() -> None:
-    b = Bench().start().live(guild(1)).close(None).run(1).again(2)
-    b.resumed()
-    assert b.committed()["seq"] == 3
+    b = Bench().start().live(guild(1, channel(11))).close(None).run(1).again(2)
+    b.message(at(1), "11").resumed()
+    assert b.committed()["seq"] == 4
     b.crash().open().hello()
-    assert b.sent(6)[-1]["seq"] == 3
+    assert b.sent(6)[-1]["seq"] == 4
 
 
 def test_r26_after_a_restart_agents_state_is_there_before_the_upstream() -> None:
