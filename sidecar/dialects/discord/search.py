@@ -79,15 +79,13 @@ class Search:
             self._every = 0.0
         if self._suspect is None:
             self._log("warning", f"numbers {first} to {last} did not come: looking whether messages are missing")
-            row = Row(floor=self._shard.session.row.newest, since=int(self._account.moment.wall * 1000), audit=True)
-            row.guilds = self._shard.guilds.ids()
-            self._suspect = self._made(row)
+            self._suspect = self._of_all()
         missing = self._suspect.row.missing
         missing.append((first, last) if len(missing) < MAX_RANGES else (missing.pop()[0], last))
         self._suspect.changed = True
-        self._audit()
+        self.audit()
 
-    def _audit(self) -> None:
+    def audit(self) -> None:
         """Begin the audit that waits, if it may."""
         waiting, now = self._suspect, self._now
         if waiting is None or (now is not None and not now.backfill.is_done):
@@ -98,27 +96,27 @@ class Search:
             return
         self._audited, self._every = self._account.moment.mono, AUDIT_EVERY_S
         self._suspect = None
+        held = now.take_held() if now is not None else []
         if now is not None:
             # Only guilds in an outage are left of it.
             row = recovery.together([now.row, waiting.row], waiting.row.floor, waiting.row.since)
             row.missing, row.audit, row.away = waiting.row.missing, True, waiting.row.away
             row.guilds = sorted(now.questioned | waiting.questioned)
-            held = now.take_held()
             waiting = self._made(row)
-            self._open(waiting)
-            for frame in held:
-                waiting.put(frame)
-        else:
-            self._open(waiting)
+        self._open(waiting)
+        for frame in held:
+            waiting.put(frame)
 
     def doubt(self, away: int) -> None:
         """RESUMED came without any replay, as it does when nothing happened, or when everything was lost and the numbers close ranks
         (U14): only REST can tell. `away`: Unix milliseconds when the gateway was heard last."""
         if self._suspect is None:
-            row = Row(floor=self._shard.session.row.newest, since=int(self._account.moment.wall * 1000), audit=True, away=away)
-            row.guilds = self._shard.guilds.ids()
-            self._suspect = self._made(row)
-        self._audit()
+            self._suspect = self._of_all(away)
+        self.audit()
+
+    def _of_all(self, away: int = 0) -> Recovery:
+        shard, now = self._shard, int(self._account.moment.wall * 1000)
+        return self._made(Row(guilds=shard.guilds.ids(), floor=shard.session.row.newest, audit=True, since=now, away=away))
 
     def _open(self, found: Recovery) -> None:
         self._now = found
@@ -240,7 +238,7 @@ class Search:
         if self._shard.connection.phase != "live":
             return
         if now is None:
-            self._audit()
+            self.audit()
             return
         if not self._timed:
             self._timed = True
@@ -348,10 +346,6 @@ class Search:
             self._step(ops)
             self._shard.commit(ops)
 
-    def audit_due(self) -> None:
-        """The last audit is a minute old."""
-        self._audit()
-
     def _release(self, now: Recovery, ops: list[Op]) -> None:
         if now.released:
             return
@@ -374,7 +368,7 @@ class Search:
         self._now = None
         self._shape.forget()
         self._out(CancelTimer(f"hold:{self._name}"), CancelTimer(f"pump:{self._name}"))
-        self._audit()
+        self.audit()
 
     @property
     def is_changed(self) -> bool:

@@ -349,7 +349,7 @@ _TIMERS: dict[str, Callable[[UpstreamHalf, Shard], None]] = {
     "load": lambda _, shard: shard.load_over(),
     "renew": lambda _, shard: shard.renew_if_narrow(),
     "hold": lambda _, shard: shard.search.hold_over(),
-    "audit": lambda _, shard: shard.search.audit_due(),
+    "audit": lambda _, shard: shard.search.audit(),
     "pump": lambda _, shard: shard.search.go_on(),
 }
 _HANDLERS: dict[type[Input], Callable[[UpstreamHalf, Any], None]] = {
