@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from sidecar.core.actions import Request
+from sidecar.core.events import ResponseReceived
+from sidecar.dialects.discord.identity import Identities
 from tests.dialects.discord.bench import GATEWAY_URL, RESUME_URL, SHARD, WALL, Bench, History, at, channel, guild
 
 
@@ -120,3 +123,48 @@ def test_R36_what_two_kills_took_is_gone_since_it_came_first() -> None:
     b.open().hello().ready(guild(1, channel(11, at(0))), session="up3")
     gap = [entry.gap for entry in b.gaps if not entry.domain][-1]
     assert gap is not None and gap.detail and gap.from_ <= came * 1000
+
+
+def test_R26_an_older_RESUMED_within_a_replay_is_not_its_end() -> None:
+    b = Bench().start()
+    b.live(guild(1, channel(11, at(0)))).run(10)
+    b.rest = history = History()
+    history.put("11", at(21)).guilds = {"1": [channel(11, at(21))]}
+    b.close(4009).run(10)
+    ready = {"v": 10, "user": {"id": "42"}, "session_id": "up2", "resume_gateway_url": RESUME_URL, "guilds": [{"id": "1"}]}
+    b.open().hello().event("READY", ready, 1).message(at(21), "11", 2)
+    b.close(None).run(1).open().hello()
+    b.message(at(21), "11", 2).resumed(3)
+    reaction = {"channel_id": "11", "guild_id": "1", "message_id": "5"}
+    b.event("MESSAGE_REACTION_ADD", reaction, 4)
+    b.close(None).run(2).open().hello()
+    assert [d["seq"] for d in b.sent(6, b.link)] == [1], "what is held is in memory only"
+    b.message(at(21), "11", 2).resumed(3).event("MESSAGE_REACTION_ADD", reaction, 4).resumed(5)
+    b.event("GUILD_CREATE", guild(1, channel(11, at(21))), 6).run(70)
+    assert b.names == [f"MESSAGE_CREATE {at(21)}", "MESSAGE_REACTION_ADD 5"]
+    assert len(b.gaps) == 1, "that of the first session"
+
+
+def test_R34_a_guild_that_is_away_at_the_first_ready_is_not_read_back_from_before_our_time() -> None:
+    old = at(-86400)
+    b = Bench().start()
+    b.open().hello().ready()
+    b.rest = history = History()
+    history.put(str(old), old + 1, old + 2)
+    b.run(10).close(4009).run(10)
+    away = {"v": 10, "user": {"id": "42"}, "session_id": "up2", "resume_gateway_url": RESUME_URL, "guilds": [{"id": "1"}]}
+    b.open().hello().event("READY", away, 1).run(3)
+    b.event("GUILD_CREATE", guild(1, channel(old, old + 2)), 2).run(10)
+    assert not b.messages
+    assert not [target for target in b.asked if "/messages" in target]
+
+
+def test_U11_a_token_is_not_asked_for_again_before_a_429s_time_is_over() -> None:
+    asking = Identities({}, str)
+    (request,) = asking.ask("tok")
+    assert isinstance(request, Request)
+    outcome, _ = asking.answered(ResponseReceived(request.request, 429, [("Retry-After", "7")], b"{}"))
+    assert outcome is not None and outcome.verdict == "unknown"
+    assert asking.retry_s >= 7.0 and not asking.ask("tok"), "an agent that comes meanwhile changes nothing"
+    asking.told_s = 0.0
+    assert asking.ask("tok")

@@ -45,7 +45,7 @@ class Gate:
             refused = token and isinstance(event, ev.ResponseReceived) and event.status == 401
             return (Outcome(token, "no") if refused else None), actions
         is_held = outcome.token == self.held
-        if outcome.verdict == "unknown" and (is_held or outcome.token in tokens):
+        if outcome.verdict == "unknown" and (is_held or outcome.token in tokens or self.identities.told_s):
             actions.append(act.StartTimer("verify", self.identities.retry_s))
         elif outcome.verdict == "yes" and is_held:
             # An agent may have brought the same token, long after the upstream refused it once.
@@ -56,6 +56,7 @@ class Gate:
 
     def ask_again(self, tokens: Iterable[str]) -> list[act.Action]:
         """Verify what is in use and was not answered for yet."""
+        self.identities.told_s = 0.0
         return [action for token in sorted({*tokens, self.held} - {""}) for action in self.identities.ask(token)]
 
     def requested(self, event: ev.HttpRequested, *, media: bool, now: float) -> list[act.Action]:

@@ -48,7 +48,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Identities:
-    """Tokens and their bots. `state`: rows `token:<keyed hash>` -> bot id, from earlier runs."""
+    """Tokens and their bots. `state`: rows `token:<keyed hash>` -> bot id, from earlier runs. `told_s`: seconds that a 429 told to wait,
+    0 once they are over."""
 
     def __init__(self, state: Mapping[str, bytes], keyed_hash: Callable[[str], str]) -> None:
         self.hash = keyed_hash
@@ -57,6 +58,7 @@ class Identities:
         self._asking: dict[str, str] = {}
         self._serial = 0
         self._failures = 0
+        self.told_s = 0.0
         self._no_route: dict[str, int] = {}
 
     def account(self, token: str) -> str | None:
@@ -68,8 +70,8 @@ class Identities:
         return self.hash(token) in self._verified
 
     def ask(self, token: str) -> list[act.Action]:
-        """Verify a token upstream; nothing if that is under way or done in this run."""
-        if token in self._asking.values() or self.is_verified(token):
+        """Verify a token upstream; nothing if that is under way or done in this run, or a 429 told to wait."""
+        if self.told_s or token in self._asking.values() or self.is_verified(token):
             return []
         self._serial += 1
         name = f"who:{self._serial}"
@@ -98,12 +100,14 @@ class Identities:
                 account = known or BY_TOKEN + self.hash(token)[:16]
                 return Outcome(token, "yes", account), self._learn(token, account)
         self._failures += 1
+        told = event.header("retry-after") if isinstance(event, ev.ResponseReceived) and event.status == 429 else None
+        self.told_s = float(told) if told and told.isascii() and told.isdigit() and len(told) < 5 else 0.0
         return Outcome(token, "unknown", self.account(token) or ""), []
 
     @property
     def retry_s(self) -> float:
-        """Seconds until an unanswered question should be asked again: 0.5, 1, 2 … 30."""
-        return float(min(RETRY_MAX_S, 0.25 * 2 ** min(self._failures, 8)))
+        """Seconds until an unanswered question should be asked again: 0.5, 1, 2 … 30, or what a 429 told."""
+        return max(self.told_s, float(min(RETRY_MAX_S, 0.25 * 2 ** min(self._failures, 8))))
 
     def _learn(self, token: str, account: str) -> list[act.Action]:
         hashed = self.hash(token)

@@ -248,7 +248,10 @@ class Shard:
         row.loading = [guild for guild in listed if guild not in self.guilds and (first or guild in row.loading)]
         if row.loading:
             self._out(StartTimer(f"load:{self.name}", LOAD_S))
-        if not first:
+        if first:
+            # Whatever is older begins at its newest, also in a guild whose state comes only after an outage (R34).
+            self.saw(frames.first_id(ms))
+        else:
             self.search.begin(listed, since)
         self.account.budget.succeeded()
         ops.append(PutState("budget", self.account.budget.dump()))
@@ -279,6 +282,10 @@ class Shard:
         session = self.session
         # No event has the number of a later one: this upstream counts anew.
         is_lower = 0 < frame.s <= session.top
+        if is_lower and self._replayed:
+            # An older one, out of the replay: we asked from before what is held, and it came behind that.
+            self._number(frame)
+            return
         is_empty = is_lower or (not self._replayed and frame.s == session.top + 1)
         ops: list[Op] = []
         lost, owed = session.others(), session.give_up()
