@@ -25,6 +25,10 @@ from sidecar.dialects.discord.session import Range
 HOLD_S = MAX_SECONDS
 DOUBT_S = 2.0
 """How long live is held while nothing but an empty replay speaks for a hole."""
+MAX_DIRECT, MAX_DIRECT_IN_DOUBT = 500, 50
+"""Channels of direct messages that are read back, those with the newest messages first: nothing tells which of them have something new."""
+IN_FLIGHT_MS = 2000
+"""Messages younger than this, when a RESUME without a replay is doubted, may just be on their way."""
 NEVER_HELD = "INTERACTION_CREATE"
 """Its token lives three seconds."""
 
@@ -77,6 +81,16 @@ class Recovery:
     def hold_s(self) -> float:
         """Seconds for which live may be held."""
         return DOUBT_S if self.row.is_doubt else HOLD_S
+
+    @property
+    def most_direct(self) -> int:
+        """Channels of direct messages that are read at most."""
+        return MAX_DIRECT_IN_DOUBT if self.row.is_doubt else MAX_DIRECT
+
+    def is_older(self, number: int) -> bool:
+        """Was this message there when it began?"""
+        until = self.row.since - (IN_FLIGHT_MS if self.row.is_doubt else 0)
+        return not self.row.since or frames.time_of(number) <= until
 
     @property
     def is_over(self) -> bool:
@@ -141,7 +155,7 @@ class Recovery:
         for fill in fills:
             self.add(fill)
         self.changed = True
-        return self._let_go()
+        return self.let_go()
 
     def add(self, fill: Fill) -> None:
         """Read a channel, unless that is under way."""
@@ -152,7 +166,8 @@ class Recovery:
             if self.is_open:
                 self.backfill.fill(fill)
 
-    def _let_go(self) -> list[Frame]:
+    def let_go(self) -> list[Frame]:
+        """What is held and need not be."""
         fills, questioned = self.row.fills, self.questioned
         gone = [f for f in self._held if f.channel not in fills and f.guild not in questioned]
         if gone:
@@ -176,7 +191,7 @@ class Recovery:
         rows = self.take_found()
         self.row.fills = {}
         self.changed = True
-        return _mixed(rows, self._let_go())
+        return _mixed(rows, self.let_go())
 
     def release(self) -> list[Found | Frame]:
         """The bound is reached: what was found so far, and all that was held."""
@@ -187,6 +202,19 @@ class Recovery:
         self.row.fills = {channel: fill for channel, fill in self.row.fills.items() if channel in pending}
         self.changed = True
         return mixed
+
+    def carried(self) -> list[Frame]:
+        """Held messages that can wait on in a new session: nothing but messages is held of their channels, so history has them, too,
+        should they be lost with the process."""
+        others = {frame.channel for frame in self._held if frame.kind != "MESSAGE_CREATE"}
+        kept = [] if self.released else [frame for frame in self._held if frame.channel not in others]
+        if kept:
+            self._held = [frame for frame in self._held if frame.channel in others]
+            self._bytes -= sum(frame.size for frame in kept)
+        for frame in kept:
+            # A number of a session that is over.
+            frame.s = 0
+        return kept
 
     def take_held(self) -> list[Frame]:
         """All that is held."""

@@ -7,6 +7,7 @@ frozen from the moment the suspicion arose. See `recovery` for what is held and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from sidecar.core.actions import Action, CancelRequest, CancelTimer, Count, Log, Op, PutState, RecordGap, Request, StartTimer
@@ -28,13 +29,6 @@ AUDIT_EVERY_S = 60.0
 resumed is bounded already (R28)."""
 MAX_RANGES = 64
 """Ranges of missing numbers that are kept apart: an upstream that numbers more than its events has one before each."""
-MAX_DIRECT = 500
-"""Channels of direct messages that are read back, those with the newest messages first: nothing tells which of them have something new."""
-MAX_DIRECT_IN_DOUBT = 50
-"""The same, when nothing but an empty replay speaks for it."""
-IN_FLIGHT_MS = 2000
-"""Messages younger than this, when a RESUME without a replay is doubted, may just be on their way."""
-GUILD_MESSAGES, DIRECT_MESSAGES = 1 << 9, 1 << 12
 
 
 class Search:
@@ -64,13 +58,20 @@ class Search:
 
     # --- beginning -------------------------------------------------------------------------------------------------------------------
 
-    def begin(self, guilds: Sequence[str], since: int) -> None:
-        """A new session: these guilds are in question until their GUILD_CREATE comes, and all direct messages."""
+    def begin(self, guilds: Sequence[str], since: int, carried: Iterable[Frame], ops: list[Op]) -> None:
+        """A new session: these guilds are in question until their GUILD_CREATE comes, and all direct messages. `carried`: what is held
+        on from the one before."""
         old = [each.row for each in (self._now, self._suspect) if each is not None]
         row = recovery.together(old, self._shard.session.row.newest, since)
         row.guilds = list(guilds)
         self._suspect = None
-        self._open(self._made(row))
+        timed, begun = self._timed, self._made(row)
+        self._open(begun)
+        # What is held on has no more time than it had.
+        self._timed = timed and bool(carried)
+        for frame in carried:
+            begun.put(frame)
+        self._pass_on(begun.let_go(), ops)
 
     def suspect(self, first: int, last: int) -> None:
         """Numbers are missing (R32): an audit, now or when the last one is old enough."""
@@ -123,23 +124,25 @@ class Search:
         found.changed = True
         found.open()
         marks = self._shard.marks
-        direct = marks.direct() if self._is_asked("") else []
-        most = MAX_DIRECT_IN_DOUBT if found.row.is_doubt else MAX_DIRECT
-        if len(direct) > most:
-            self._log("warning", f"of {len(direct)} channels of direct messages the {most} newest are looked at")
-        for channel in direct[:most]:
+        direct = marks.direct() if self._shard.session.brings("") else []
+        if len(direct) > found.most_direct:
+            self._log("warning", f"of {len(direct)} channels of direct messages the {found.most_direct} newest are looked at")
+        for channel in direct[: found.most_direct]:
             found.add(Fill(channel, "", found.mark(channel, marks.get(channel))))
         self._timed = False
         if found.is_over:
             self._now = None
         self.go_on()
 
-    def let_go(self, ops: list[Op]) -> None:
-        """The session is over: what was held of it is admitted, what was found, too."""
+    def let_go(self, ops: list[Op]) -> list[Frame]:
+        """The session is over: what was held and found of it is admitted, but for what may wait on. Returns that."""
+        carried: list[Frame] = []
         if self._now is not None:
+            carried = self._now.carried()
             self._release(self._now, ops)
             self._account.out.append(CancelRequest(f"fill:{self._name}"))
             self._now.backfill.give_back()
+        return carried
 
     # --- events ----------------------------------------------------------------------------------------------------------------------
 
@@ -171,7 +174,7 @@ class Search:
         named = {place.id for place in places}
         frozen = now.row.frozen if now is not None and guild in now.questioned else {}
         left = [c for c in dict.fromkeys((*before, *frozen)) if c not in named and c in marks and marks.guild(c) == guild]
-        if self._is_asked(guild):
+        if self._shard.session.brings(guild):
             fills += [Fill(channel, guild, frozen.get(channel, marks.get(channel))) for channel in left]
         self._read(guild, fills, ops)
 
@@ -181,14 +184,10 @@ class Search:
         if fills and not (self._now is not None and guild in self._now.questioned):
             self._read("", fills, ops)
 
-    def _is_asked(self, guild: str) -> bool:
-        """Does the session bring messages of such a channel at all?"""
-        return bool(self._shard.session.row.intents & (GUILD_MESSAGES if guild else DIRECT_MESSAGES))
-
     def _fills(self, guild: str, places: Sequence[Place]) -> list[Fill]:
         """Channels with more than their watermark. The first time a channel is seen it starts at its newest (R34), unless it is younger
         than what is in question: then it was empty before. Messages that nobody asked for are not missed."""
-        shard, now, is_asked = self._shard, self._now, self._is_asked(guild)
+        shard, now, is_asked = self._shard, self._now, self._shard.session.brings(guild)
         marks, in_question = shard.marks, now is not None and guild in now.questioned
         fills = []
         for place in places:
@@ -275,8 +274,7 @@ class Search:
     def _page(self, now: Recovery, page: Page, ops: list[Op]) -> None:
         view, stream = self._account.view, self._shard.stream
         rows = [each for each in page.rows if not view.seen(stream, each.channel, each.id)]
-        until = now.row.since - (IN_FLIGHT_MS if now.row.is_doubt else 0)
-        now.filled += sum(1 for each in rows if not now.row.since or frames.time_of(each.id) <= until)
+        now.filled += sum(1 for each in rows if now.is_older(each.id))
         self._shape.types[page.fill.channel] = page.fill.type
         now.found(rows)
         if page.gap is not None and not self._is_idle(page.fill, page.gap):
@@ -308,16 +306,11 @@ class Search:
             self._end(now, ops)
 
     def _admit_mixed(self, mixed: Iterable[Found | Frame], ops: list[Op]) -> None:
-        rows: list[Found] = []
-        for each in mixed:
-            if isinstance(each, Found):
-                rows.append(each)
-                continue
-            if rows:
-                self._admit_found(rows, ops)
-                rows = []
-            self._pass_on([each], ops)
-        self._admit_found(rows, ops)
+        for _, group in groupby(mixed, type):
+            part = list(group)
+            self._admit_found([each for each in part if isinstance(each, Found)], ops)
+            self._pass_on([each for each in part if isinstance(each, Frame)], ops)
+        self._admit_found([], ops)
 
     def _admit_found(self, rows: Sequence[Found], ops: list[Op]) -> None:
         """Messages by id, and the gaps between them by their time; late is what an admitted message has overtaken."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+GUILD_MESSAGES, DIRECT_MESSAGES = 1 << 9, 1 << 12
 Range = tuple[int, int]
 
 
@@ -57,6 +58,10 @@ class Session:
     def is_new(self) -> bool:
         """Was there never a READY?"""
         return not self.row.began
+
+    def brings(self, guild: str) -> bool:
+        """Were messages asked for at all: those of guilds, or direct ones (`guild` empty)?"""
+        return bool(self.row.intents & (GUILD_MESSAGES if guild else DIRECT_MESSAGES))
 
     @property
     def top(self) -> int:

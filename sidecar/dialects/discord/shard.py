@@ -22,7 +22,7 @@ from sidecar.dialects.discord.frames import Frame
 from sidecar.dialects.discord.guilds import Guilds
 from sidecar.dialects.discord.marks import Marks
 from sidecar.dialects.discord.ports import Account
-from sidecar.dialects.discord.search import GUILD_MESSAGES, Search
+from sidecar.dialects.discord.search import Search
 from sidecar.dialects.discord.session import Session
 
 LOAD_S = 5.0
@@ -230,9 +230,8 @@ class Shard:
             # Of the session that goes on: it came twice (U15).
             return True
         listed = [str(guild.id) for guild in found.guilds]
-        before_intents = row.intents
-        first, since = session.is_new, max(row.heard, int(self.connection.alive * 1000))
-        self.search.let_go(ops)
+        first, was_asked, since = session.is_new, session.brings("guild"), max(row.heard, int(self.connection.alive * 1000))
+        carried = self.search.let_go(ops)
         if not first:
             # Edits, deletes, reactions and interactions of the time between cannot be had any more (R36), nor those that a kill took.
             lost, taken = session.others(), min(since, row.held)
@@ -241,7 +240,7 @@ class Shard:
             self._log("warning", f"a new session; lost {detail}, but for messages, which are read back")
         session.begin(found.session_id, gateway.usable(found.resume_gateway_url), frame.s, self._intents_sent or self.intents(), ms)
         self.ready, self._ready_changed = raw, True
-        if not first and not before_intents & GUILD_MESSAGES:
+        if not first and not was_asked:
             # Nobody had asked for messages: the channels start at their newest now.
             self.marks.forget(self.marks.in_guilds())
         self._leave(set(self.guilds.ids()) - set(listed), ops)
@@ -252,7 +251,7 @@ class Shard:
             # Whatever is older begins at its newest, also in a guild whose state comes only after an outage (R34).
             self.saw(frames.first_id(ms))
         else:
-            self.search.begin(listed, since)
+            self.search.begin(listed, since, carried, ops)
         self.account.budget.succeeded()
         ops.append(PutState("budget", self.account.budget.dump()))
         self.was_released = False

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from sidecar.config import load
-from sidecar.dialects.discord import search
+from sidecar.dialects.discord import recovery
 from sidecar.dialects.discord.settings import DiscordSettings
 from tests.dialects.discord.bench import SHARD, Bench, History, at, channel, guild, row
 from tests.dialects.discord.test_upstream_backfill import OLD, anew, hole, lose, reads, start
@@ -172,7 +172,7 @@ def test_r14_neither_an_outage_nor_an_update_takes_a_guilds_channels_away() -> N
 
 
 def test_r33_of_very_many_direct_channels_the_newest_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "MAX_DIRECT", 2)
+    monkeypatch.setattr(recovery, "MAX_DIRECT", 2)
     b, history = start(channel(11, OLD))
     for n in (3, 1, 2):
         b.message(at(n), f"7{n}", guild=None)

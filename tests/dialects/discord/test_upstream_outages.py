@@ -121,6 +121,39 @@ def test_r33_what_was_read_before_the_bound_is_over_with_it() -> None:
     assert b.messages[1:] == [at(1)] and "fill:0/1" not in b.state
 
 
+def test_r33_what_is_held_when_the_session_is_lost_again_waits_on_for_history_and_comes_in_order() -> None:
+    b, history = start()
+    b.message(at(-50), "77", guild=None)
+    history.put("11", at(1)).put("77", at(-50)).special["channels/11"] = [None]
+    anew(lose(b), channel(11, at(1)), channel(12, at(2))).run(1)
+    b.message(at(110), "11", 3).message(at(111), "12", 4)
+    # A reaction is in no history: what is held of its channel takes its way before the numbers are lost.
+    b.event("MESSAGE_REACTION_ADD", {"message_id": str(at(111)), "channel_id": "12", "guild_id": "1"}, 5)
+    history.put("11", at(110), at(111)).put("12", at(2), at(111))
+    b.close(4009).run(6)
+    anew(b, channel(11, at(111)), channel(12, at(111)), session="up3")
+    assert b.messages == [at(-50), at(111)] and "MESSAGE_REACTION_ADD" in b.names[-1]
+    b.message(at(120), "11", 3).run(2)
+    assert [(int(e.frame["d"]["id"]), e.flags) for e in b.journal if e.domain == "11"] == [
+        (at(1), REPLAYED), (at(110), 0), (at(111), REPLAYED), (at(120), 0),
+    ]  # fmt: skip
+    assert b.committed()["seq"] == 3 and "fill:0/1" not in b.state
+
+
+def test_r33_what_is_held_on_has_no_more_time_than_it_had_and_survives_a_kill_in_history() -> None:
+    b, history = start()
+    history.put("11", at(1)).special["channels/11"] = [None]
+    anew(lose(b), channel(11, at(1)), channel(12, OLD)).message(at(110), "11", 3).run(20).op(11)
+    history.put("11", at(110)).special["channels/11"] = [None]
+    b.close(4009).run(6)
+    anew(b, channel(11, at(110)), channel(12, OLD), session="up3").run(3.9)
+    assert b.messages == []
+    b.run(0.2)
+    assert b.messages == [at(110)]
+    b.crash().again(2).resumed().run(3)
+    assert sorted(b.messages) == [at(1), at(110)]
+
+
 # --- a RESUME without any replay (U14) ------------------------------------------------------------------------------------------
 
 
