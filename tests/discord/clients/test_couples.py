@@ -76,6 +76,8 @@ def test_C5_two_processes_of_one_token_are_both_served_and_each_outlives_the_oth
             at.post(20)
             await at.got(one, at.posted)
             await at.got(two, at.posted)
+            await at.receipted()
+            assert [bot.states["disconnect"] + bot.states["resumed"] for bot in (one, two)] == [0, 0], "neither throws the other out"
             # The newer dies: the older goes on.
             await two.kill()
             at.post(20)

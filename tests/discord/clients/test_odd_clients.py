@@ -211,8 +211,7 @@ def test_R22_C3_C6_C14_frames_that_no_client_sends(tmp_path: Path) -> None:
             refused(4008, *['{"op":3,"d":{}}'] * 121),
         )
         for query in ("v=10&encoding=etf", "v=8", "encoding=etf&compress=zlib-stream"):
-            # With the handshake's answer itself comes the close: a client of this kind may read it as a lost connection.
-            await (await at.raw(query)).gone()
+            await (await at.raw(query)).closed(4012)
         # More than a socket takes in: it is gone, whatever its client reads of it.
         raw = await at.raw()
         with contextlib.suppress(ConnectionError):
@@ -298,7 +297,7 @@ def test_C11_C5_cut_and_resumed_in_the_middle_of_replays_the_last_one_counts_and
         # A socket that reads nothing, replaced before it has anything; one that breaks off; one that takes all.
         asked = [await at.resumed(session, 2) for _ in range(5)]
         for raw in asked[:4]:
-            await raw.gone()
+            await raw.closed(4000)
         last = asked[-1]
         await last.has(lambda frame: frame["t"] == "MESSAGE_CREATE", 100)
         last.cut()

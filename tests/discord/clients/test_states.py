@@ -135,15 +135,21 @@ def test_R21_commands_reach_the_upstream_also_those_that_were_asked_while_it_was
             world.post("!members")
             await until(lambda: at.bot.states["members"] > 0, lambda: f"no members\n{at.bot.tail()}")
             assert next(told["count"] for told in at.bot.told if told["type"] == "members") >= 100
-            # The upstream goes away; its history still comes over REST, and what the bot asks then waits.
-            for door in ("gateway", "resume"):
-                at.upstream.stop_listening(door)
+            # What waited for the bot makes it ask while the upstream is away.
+            await at.known()
+            await at.bot.kill()
+            before = int((await at.stream())["head"])
             world.post("!presence two")
             world.post("!voice")
-            await until(lambda: len(at.bot.contents()) == 4, lambda: f"{at.bot.contents()}")
+            await journaled(at, before + 2)
+            world.faults.refuse_connect = ALWAYS
             world.cut()
-            for door in ("gateway", "resume"):
-                await at.upstream.listen(door)
+            count = at.bot.states["ready"]
+            await at.bot.start("reference-token", at.address)
+            await at.states("ready", count + 1)
+            await until(lambda: len(at.bot.contents()) == 4, lambda: f"{at.bot.contents()}\n{at.bot.tail()}")
+            assert (len(commands(3)), commands(4)) == (1, [])
+            world.faults.refuse_connect = 0
             await until(lambda: len(commands(3)) >= 2 and bool(commands(4)), lambda: f"{world.ledger.commands}\n{at.bot.tail()}")
             assert commands(3)[-1]["activities"][0]["name"] == "two"
             assert str(commands(4)[-1]["channel_id"]) == str(world.channel.id)
