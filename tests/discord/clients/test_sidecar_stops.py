@@ -258,9 +258,14 @@ def test_U16_killed_between_ready_and_the_last_guild_create(bot_clients: BotClie
         await at.sidecar.kill()
         at.post(10)
         await at.sidecar.start()
+        raw = Raw(at.sidecar.url)
+        await raw.open(IDENTIFY)
         await at.states("ready", 1)
         ready = next(told for told in at.bot.told if told["type"] == "ready")
         assert ready["guilds"] == [str(at.world.guild.id)]
+        await until(lambda: len(raw.types()) >= 2, "not served")
+        assert raw.types()[:2] == ["READY", "GUILD_CREATE"], "it was not known to be on its way"
+        await raw.cut()
         at.post(10)
         await until(lambda: at.bot.contents()[-10:] == at.posted[-10:], lambda: f"{at.bot.contents()}")
         # A consumer that was never seen starts at the head; what it is handed has no hole.
