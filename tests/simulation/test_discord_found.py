@@ -168,3 +168,18 @@ def test_U11_a_token_is_not_asked_for_again_before_a_429s_time_is_over() -> None
     assert asking.retry_s >= 7.0 and not asking.ask("tok"), "an agent that comes meanwhile changes nothing"
     asking.told_s = 0.0
     assert asking.ask("tok")
+
+
+def test_R36_what_an_earlier_session_lost_is_no_evidence_against_an_empty_replay() -> None:
+    b = Bench().start()
+    b.live(guild(1, channel(11, at(0)))).run(10)
+    b.rest = history = History()
+    history.put("11", at(12)).guilds = {"1": [channel(11, at(12))]}
+    b.close(4009).run(10)
+    ready = {"v": 10, "user": {"id": "42"}, "session_id": "up2", "resume_gateway_url": RESUME_URL, "guilds": [{"id": "1"}]}
+    b.open().hello().event("READY", ready, 1)
+    # Killed before its GUILD_CREATE; the RESUME brings nothing, for nothing happened since.
+    b.run(1).crash().run(1).open().hello().resumed(2)
+    b.run(70)
+    assert b.messages == [at(12)]
+    assert len(b.gaps) == 1, "that of the first session"

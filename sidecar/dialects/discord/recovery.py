@@ -88,9 +88,11 @@ class Recovery:
         return MAX_DIRECT_IN_DOUBT if self.row.is_doubt else MAX_DIRECT
 
     def is_older(self, number: int) -> bool:
-        """Was this message there when it began?"""
+        """Was this message there when it began, and missed? What is held came; what was lost before a doubtful absence is none of that."""
+        if any(frame.id == str(number) for frame in self._held):
+            return False
         until = self.row.since - (IN_FLIGHT_MS if self.row.is_doubt else 0)
-        return not self.row.since or frames.time_of(number) <= until
+        return not self.row.since or self.row.away < frames.time_of(number) <= until
 
     @property
     def is_over(self) -> bool:
