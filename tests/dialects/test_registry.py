@@ -21,7 +21,9 @@ def test_the_tables_defaults_make_the_knobs(name: str) -> None:
     values = {v.name: None if v.default is None else v.parse(v.default) for v in dialect.variables}
     knobs = dialect.settings_for(values)
     # `sidecar check` finds a knob's value under its name in lower case; struct and table have the same defaults (none: an empty one).
-    assert {n: value or None for n, value in msgspec.structs.asdict(knobs).items()} == {n.lower(): value or None for n, value in values.items()}
+    assert {n: value or None for n, value in msgspec.structs.asdict(knobs).items()} == {
+        n.lower(): value or None for n, value in values.items()
+    }
     assert knobs == type(knobs)()
 
 
