@@ -350,6 +350,40 @@ def test_R10_R11_C2_three_hundred_sockets_that_never_identify_and_a_storm_of_bea
     on_stage(tmp_path, play)
 
 
+def test_R21_C6_commands_before_ready_are_kept_and_chunks_go_to_the_asker_alone_also_after_its_resume(tmp_path: Path) -> None:
+    async def play(at: Odd) -> None:
+        at.world.guild.members += [at.world.add_user(f"member{n}") for n in range(1500)]
+        guild = str(at.world.guild.id)
+        other = await at.agent()
+        # Ahead of IDENTIFY, and right behind it.
+        raw = await at.raw()
+        await raw.say(3, {"since": None, "activities": [], "status": "idle", "afk": False})
+        await raw.identify()
+        await raw.say(8, {"guild_id": guild, "query": "", "limit": 0, "nonce": "mine"})
+        await raw.event("GUILD_MEMBERS_CHUNK", 2)
+        chunks = [frame for frame in raw.frames if frame["t"] == "GUILD_MEMBERS_CHUNK"]
+        assert [(frame["d"]["chunk_index"], frame["d"]["nonce"], frame["s"]) for frame in chunks] == [(0, "mine", 2), (1, "mine", 2)]
+        assert [command.d["status"] for command in at.world.ledger.commands if command.op == 3] == ["idle"]
+        # Asked while the upstream is away; the answer finds the session on another socket.
+        at.world.faults.refuse_connect = 1000
+        at.world.cut()
+        await until(lambda: "the gateway closed" in at.sidecar.tail(), "the cut was not noticed")
+        await raw.say(8, {"guild_id": guild, "query": "member7", "limit": 5, "nonce": "later"})
+        await raw.say(1, None)
+        await raw.op(11)
+        raw.cut()
+        back = await at.resumed(raw.session, 2)
+        await back.event("RESUMED")
+        at.world.faults.refuse_connect = 0
+        assert (await back.event("GUILD_MEMBERS_CHUNK"))["d"]["nonce"] == "later"
+        # The whole list a second time within 30 s is limited: who asked is told.
+        await back.say(8, {"guild_id": guild, "query": "", "limit": 0, "nonce": "again"})
+        assert (await back.event("RATE_LIMITED"))["d"]["meta"]["nonce"] == "again"
+        assert not [frame for frame in other.frames if frame["t"] in ("GUILD_MEMBERS_CHUNK", "RATE_LIMITED")]
+
+    on_stage(tmp_path, play)
+
+
 def masked(opcode: int, data: bytes, *, fin: bool = True) -> bytes:
     """A client's frame on the wire."""
     key = os.urandom(4)
