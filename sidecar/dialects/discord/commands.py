@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+import msgspec
+
 from sidecar.dialects.discord import frames
 
 WINDOW_S = 60.0
@@ -34,11 +36,11 @@ class Limiter:
 
 
 class Commands:
-    """One shard's queue, and who asked for what."""
+    """One shard's queue, and who asked for what. `presence`: the last one, as an earlier process left it (JSON)."""
 
-    def __init__(self) -> None:
+    def __init__(self, presence: bytes | None = None) -> None:
         self.limiter = Limiter()
-        self.presence: Any = None
+        self.presence: Any = msgspec.json.decode(presence) if presence else None
         self._presence_due = False
         self._queue: deque[bytes] = deque()
         self._bytes = 0
@@ -48,6 +50,10 @@ class Commands:
         """The last one wins, and goes into the next IDENTIFY."""
         self._presence_due = presence != self.presence or self._presence_due
         self.presence = presence
+
+    def dump(self) -> bytes:
+        """The presence as kept: agents do not say it again when they RESUME."""
+        return msgspec.json.encode(self.presence)
 
     def identified(self) -> None:
         """An IDENTIFY with the presence was sent."""

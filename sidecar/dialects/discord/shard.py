@@ -54,7 +54,7 @@ class Shard:
         prefix = f"guild:{name}/"
         self.guilds = Guilds({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}, account.name)
         self.marks = Marks(state, f"mark:{name}/")
-        self.commands = Commands()
+        self.commands = Commands(state.get(f"presence:{name}"))
         self.attached = 0
         self.always = False
         self.lingering = False

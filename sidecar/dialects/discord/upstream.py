@@ -179,7 +179,10 @@ class UpstreamHalf:
         if "snapshot" in message:
             shard.snapshot(message["snapshot"])
         if "presence" in message:
+            before = shard.commands.presence
             shard.commands.set_presence(message["presence"])
+            if shard.commands.presence != before:
+                self.out.append(Commit([PutState(f"presence:{shard.name}", shard.commands.dump())]))
             shard.connection.send_commands()
         if "command" in message:
             if not shard.commands.put(message["command"], message.get("from") or ""):

@@ -1,4 +1,4 @@
-"""The journal takes no writes, on the real engine: what was told to an upstream half that is thrown away reaches the next one."""
+"""The journal takes no writes, or the process ends, on the real engine: what was told to an upstream half reaches the next one."""
 
 from __future__ import annotations
 
@@ -75,6 +75,25 @@ def test_intents_and_presence_that_were_not_on_disk_are_told_again() -> None:
     assert identify["intents"] == 33281 | 1 << 10
     assert identify["presence"] == PRESENCE["d"]
     assert [name for name, _ in dispatches(w, "a2")] == ["READY", "GUILD_CREATE 1"]
+
+
+def test_R21_the_last_presence_goes_into_the_next_identify_also_behind_a_kill() -> None:
+    """Agents that RESUME do not say it again: the bot would be shown without it from the next session on."""
+    w = begun()
+    frames = [msgspec.json.decode(f) for f in w.took("a1") if f[:4] != b"ping"]
+    session = next(f["d"]["session_id"] for f in frames if f["t"] == "READY")
+    agent(w, "a1", PRESENCE)
+    assert sent(w, 3) == [PRESENCE["d"]]
+    w.crash()
+    agent(w, "b1", {"op": 6, "d": {"token": "tok", "session_id": session, "seq": 2}})
+    answer(w)
+    w.open(SHARD)
+    server(w, 10, {"heartbeat_interval": 41250})
+    out = [msgspec.json.decode(f) for f in w.took(SHARD)]
+    assert [f["op"] for f in out if f["op"] != 1] == [6], "the upstream session has it still"
+    server(w, 9, False)
+    redial(w)
+    assert [d["presence"] for d in sent(w, 2)] == [PRESENCE["d"]]
 
 
 def test_agents_stay_are_acknowledged_and_resumable_while_the_disk_is_full_and_the_upstream_is_resumed() -> None:
