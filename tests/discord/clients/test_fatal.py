@@ -55,10 +55,13 @@ def _fatal(code: int) -> Act:
     async def act(o: Outage) -> None:
         o.faults.close_identify.append(code)
         o.world.invalidate(False)
+        # The bot is told at once, not when another one comes.
+        bot = o.at.bot
+        await o.once(lambda: not bot.alive or bool(bot.states["closed"] or bot.states["disconnect"]), "the bot is not told")
         await refused(o, code)
         if CODES[code] == "python":
-            await until(lambda: not o.at.bot.alive, "discord.py does not end")
-            assert ("PrivilegedIntentsRequired" if code == 4014 else str(code)) in o.at.bot.tail()
+            await until(lambda: not bot.alive, "discord.py does not end")
+            assert ("PrivilegedIntentsRequired" if code == 4014 else str(code)) in bot.tail()
 
     return act
 
