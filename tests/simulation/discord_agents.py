@@ -262,6 +262,8 @@ class Agent:
             self.chunks.add(d["nonce"])
         elif kind not in UNSTORED and s > self._session.k:
             self._session.taken.append((s, identity(kind, d)))
+            high = self.sim.watch.high
+            high[self.stream] = max(high.get(self.stream, 0), s - self._session.k + self._session.base)
         self._seq = s
 
     # --- what happens to it

@@ -175,6 +175,10 @@ def _agents(where: str, sim: DiscordSim, schedule: Schedule, stream: Stream) -> 
             own.update(offsets)
             begun.append(session.base)
         taken |= own
+    weak = any(agent.weak for agent in mine)
+    for name, high, cursor in sim.watch.claims:
+        unseen = [o for o in range(high + 1, cursor + 1) if name == stream.name and all(stream.visible(o, agent) for agent in mine)]
+        assert weak or not unseen, f"{where}: a receipt up to {cursor}, but {unseen[:5]} were not handled"
     if mine:
         lost = [
             stream.names[offset - 1]
@@ -224,10 +228,28 @@ def _upstream(where: str, sim: DiscordSim, schedule: Schedule, shards: int) -> N
         dials = sum(1 for each in ledger.connects if start < each.at < end)
         most = len(world.bots) * shards * (9 + 6 * restarts)
         assert dials <= most, f"{where}: {dials} dials within {end - start:.0f} s in which none could succeed"
-    again: dict[tuple[str | None, str], float] = {}
+    again: dict[tuple[str | None, str], tuple[float, float]] = {}
     for call in ledger.calls:
         place = (call.headers.get("authorization"), call.path)
-        assert call.at >= again.get(place, 0.0) or sim.kills, f"{where}: {call.path} is asked again though it was told to wait"
+        told, until = again.get(place, (0.0, 0.0))
+        assert call.at >= until or _anew(sim, schedule, told, call.at), f"{where}: {call.path} is asked again though it was told to wait"
         if call.status == 429:
-            again[place] = call.at + 0.9
+            again[place] = (call.at, call.at + 0.9)
+    refused = [each.at for each in (*ledger.identifies, *ledger.resumes) if each.answer.startswith("op9")]
+    for at in refused if len(world.bots) * shards == 1 else ():
+        soon = [each.at for each in ledger.connects if at < each.at < at + 0.9 and not _anew(sim, schedule, at, each.at)]
+        assert not soon, f"{where}: a dial {soon[0] - at:.2f} s after op 9"
+    mute: dict[str | None, list[float]] = {}
+    for resume in ledger.resumes:
+        mute[resume.session] = [*mute.get(resume.session, []), resume.at] if resume.answer in MUTE and not resume.replayed else []
+        last = mute[resume.session][-4:]
+        assert len(last) < 4 or _anew(sim, schedule, last[0], last[-1]), f"{where}: four RESUMEs without an answer"
     assert ledger.invalid_requests <= 60, f"{where}: {ledger.invalid_requests} answers of 401, 403 or 429"
+
+
+MUTE = ("cut", "empty_close", "swallowed")
+
+
+def _anew(sim: DiscordSim, schedule: Schedule, start: float, end: float) -> bool:
+    """Did the upstream half begin anew meanwhile, and forget what only its memory had? A full disk does that, too."""
+    return "full" in schedule.done or any(start <= boot <= end for boot in sim.boots)

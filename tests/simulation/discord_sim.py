@@ -221,6 +221,7 @@ class DiscordSim(Sim):
         self.knobs = knobs
         self.agents = []
         self.kills = self.restarts = 0
+        self.boots: list[float] = []
         self.totals: dict[str, int] = {}
         self.log: dict[int, list[Any]] = {}
         self.stopping = False
@@ -249,6 +250,7 @@ class DiscordSim(Sim):
 
     def boot(self) -> None:
         self.stopping = False
+        self.boots.append(self.world.now())
         self.ports = DiscordPorts(self)
         settings = Settings(self.window, self.held, self.knobs)
         self.ports.engine = self.engine = Engine(
@@ -300,4 +302,5 @@ class DiscordSim(Sim):
                 self.watch.asked(client, "identify" if op == 2 else "resume")
         acks = client.acks
         self.ports.engine.feed("down:dialect", event)
+        self.watch.receipted(client)
         assert op != 1 or client.acks > acks or client.closed, "a heartbeat was not acknowledged at once"

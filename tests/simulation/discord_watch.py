@@ -25,7 +25,8 @@ DISK_S = 8.0
 class Watch:
     """`sessions`: downstream sessions by id; `on_disk`: identities of journaled events by stream; `marks`, `guilds`: since when a channel's
     watermark or a guild's state is on disk, by (stream, id); `rows`: (time, intents) of each session row, by stream; `loaded`: streams
-    from whose state an IDENTIFY can be answered; `released`: live went on while history was still being read (invariant 9)."""
+    from whose state an IDENTIFY can be answered; `high`: highest offset handled by an agent, by stream; `claims`: (stream, `high`, cursor)
+    whenever the cursor stood beyond that; `released`: live went on while history was still being read (invariant 9)."""
 
     def __init__(self, sim: DiscordSim) -> None:
         self.sim = sim
@@ -35,6 +36,8 @@ class Watch:
         self.guilds: dict[tuple[str, str], float] = {}
         self.rows: dict[str, list[tuple[float, int]]] = {}
         self.loaded: set[str] = set()
+        self.high: dict[str, int] = {}
+        self.claims: set[tuple[str, int, int]] = set()
         self.released = False
         self._seqs: dict[tuple[str, str], tuple[str, int]] = {}
         self._ready: set[str] = set()
@@ -62,6 +65,7 @@ class Watch:
             assert session is not None and session.id not in self.sessions
             self.sessions[session.id] = SessionLog(session.id, session.base, session.k, agent.lives)
             client.k = session.k
+            self.high[agent.stream] = max(self.high.get(agent.stream, 0), session.base)
             consumer = self.sim.engine.courier.consumers.get((agent.stream, "agent"))
             assert consumer is None or session.base <= consumer.cursor, "a session that begins beyond the cursor"
         if kind in UNSTORED and kind != "READY":
@@ -96,6 +100,14 @@ class Watch:
                 assert excused, f"{what} of {client.agent.name} has no answer after {ANSWER_S[what]} s"
 
         sim.clock.after(ANSWER_S[what], look)
+
+    def receipted(self, client: Client) -> None:
+        """A pong or a beat was taken in: what does it claim that the agent took?"""
+        stream = client.agent.stream
+        consumer = self.sim.engine.courier.consumers.get((stream, "agent"))
+        high = self.high.get(stream, 0)
+        if consumer is not None and consumer.cursor > high and not client.agent.weak:
+            self.claims.add((stream, high, consumer.cursor))
 
     # --- upstream
 
