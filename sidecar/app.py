@@ -46,6 +46,7 @@ class Sidecar:
         self.engine: Engine
         self.server: Server
         self._runner: web.ServerRunner | None = None
+        self._site: web.TCPSite | None = None
 
     async def start(self) -> None:
         """Open the journal, listen, hold the upstream if a token is set."""
@@ -88,9 +89,9 @@ class Sidecar:
     async def _listen(self, s: Settings) -> None:
         self._runner = web.ServerRunner(web.Server(self.server.handle, **RUNNER_OPTIONS), handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, s.listen_host, s.listen_port)
+        self._site = web.TCPSite(self._runner, s.listen_host, s.listen_port)
         try:
-            await site.start()
+            await self._site.start()
         except OSError as error:
             raise ListenFailed(
                 f"cannot listen on {s.listen_host}:{s.listen_port}: {error.strerror or error}",
@@ -107,6 +108,9 @@ class Sidecar:
         while not self.engine.drained() and time.monotonic() < deadline:
             await asyncio.sleep(POLL_S)
         self.engine.close()
+        if self._site is not None:
+            # Nobody can be served any more: who came now would be sent away, and come again at once.
+            await self._site.stop()
         last = time.monotonic() + 2.0
         while (self.driver.conns or not self.engine.drained()) and time.monotonic() < last:
             await asyncio.sleep(POLL_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 
 from tests.clients.processes import SidecarProcess
@@ -76,3 +77,35 @@ def test_after_a_kill_the_directory_is_free_again(tmp_path: Path) -> None:
             assert await stage.sidecar.stop() == 0
 
     asyncio.run(body())
+
+
+def test_behind_the_goodbye_nobody_is_taken_in_any_more(tmp_path: Path) -> None:
+    """A client that answers no close holds the process for two seconds: who reconnects at once meanwhile would be sent away each time."""
+
+    async def play() -> None:
+        sidecar = SidecarProcess("http://127.0.0.1:9", tmp_path / "data", {}, "discord")
+        await sidecar.start()
+        port = int(sidecar.url.rsplit(":", 1)[1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+            writer.write(b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+            await asyncio.wait_for(reader.readuntil(b'"op":10'), 20)
+            sidecar.signal(signal.SIGTERM)
+            await asyncio.wait_for(reader.readuntil(b'"op":7'), 20)
+
+            async def refused() -> bool:
+                try:
+                    _, another = await asyncio.open_connection("127.0.0.1", port)
+                except ConnectionRefusedError:
+                    return True
+                another.close()
+                return False
+
+            await until(refused, "new connections are still taken")
+            assert sidecar.alive, "it still waits for the one that does not answer"
+        finally:
+            writer.transport.abort()
+            await sidecar.kill()
+
+    asyncio.run(play())

@@ -36,6 +36,7 @@ ROW_S = 0.8
 """A READY does not wait longer for its session's row: with a full disk it goes out without."""
 MUTE_S = 30.0
 NEVER_S = 600.0
+LEAVE_S = 0.25
 
 
 class DownstreamHalf:
@@ -137,7 +138,7 @@ class DownstreamHalf:
 
     def _forget(self, conn: Conn) -> list[act.Action]:
         self._sockets.remove(conn)
-        actions: list[act.Action] = [act.CancelTimer(f"{kind}:{conn.name}") for kind in ("watch", "ask", "row", "rest")]
+        actions: list[act.Action] = [act.CancelTimer(f"{kind}:{conn.name}") for kind in ("watch", "ask", "row", "rest", "leave")]
         return [*actions, act.Detach(conn.name)] if conn.state == LIVE else actions
 
     def _closed(self, event: ev.ConnClosed) -> list[act.Action]:
@@ -341,7 +342,7 @@ class DownstreamHalf:
             return [*self._introduce(conn), act.StartTimer(event.timer, ASK_S)]
         if kind == "row" and conn.state == WRITTEN:
             return self._pour(conn)
-        return []
+        return self._close(conn, COME_BACK) if kind == "leave" else []
 
     def _watch(self, conn: Conn) -> list[act.Action]:
         """C2: a mute socket is told of and, much later, closed. C5: an old one that is silent is closed."""
@@ -362,9 +363,10 @@ class DownstreamHalf:
         return self._pour(conn) if conn is not None and conn.state == POURED and conn.pending else []
 
     def _drain(self, _: ev.Draining) -> list[act.Action]:
-        """R24: the engine says so once receipts are on disk."""
+        """R24: the engine says so once receipts are on disk. Some clients inflate behind their close handler: op 7 goes ahead."""
         self._stopping = True
-        return [action for conn in self._sockets.all() for action in self._close(conn, COME_BACK, RECONNECT)]
+        conns = self._sockets.all()
+        return [a for conn in conns for a in (conn.send([RECONNECT]), act.StartTimer("leave:" + conn.name, LEAVE_S))]
 
     # --- plain HTTP ------------------------------------------------------------------------------------------------------------------
 
