@@ -155,7 +155,8 @@ class Scenario:
 
 async def play(scenario: Scenario, clients: BotClients, folder: Path) -> None:
     """Play one."""
-    settings = Settings(**({"heartbeat_interval_ms": BEAT_MS} | dict(scenario.settings)))
+    # The reference's loop is shared by all stages: it may see IDENTIFYs that were sent 5 s apart a little closer.
+    settings = Settings(**({"heartbeat_interval_ms": BEAT_MS, "identify_spacing_s": 4.0} | dict(scenario.settings)))
     async with Stage(clients, scenario.kind, folder, settings=settings, **scenario.knobs) as at:
         outage = Outage(at)
         await outage.begin()

@@ -5,7 +5,7 @@ The scenarios are played at once, in one event loop: their deadlines (R27) are r
 
 from __future__ import annotations
 
-import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -66,12 +66,18 @@ async def _(o: Outage) -> None:
 
 @scenario("R28 the upstream takes no connection at all", first=True)
 async def _(o: Outage) -> None:
-    for door in ("gateway", "resume"):
+    kept = []
+    for door, url in (("gateway", o.at.upstream.gateway_url), ("resume", o.at.upstream.resume_url)):
         o.at.upstream.stop_listening(door)
+        # Bound and not listening: refused, and nobody else gets the port.
+        kept.append(socket.socket())
+        kept[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept[-1].bind(("127.0.0.1", int(url.rpartition(":")[2])))
     o.world.cut()
     o.post(5)
-    await asyncio.sleep(4)  # as long as the outage is to last
+    await o.once(lambda: sum("did not open" in line for line in o.at.sidecar.lines) >= 3, "nobody tries")
     for door in ("gateway", "resume"):
+        kept.pop(0).close()
         await o.at.upstream.listen(door)
     await o.came()
     assert o.answers() == {"identify ready": 1, "resume resumed": 1}
