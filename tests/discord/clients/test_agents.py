@@ -166,13 +166,15 @@ def test_R18_R19_C12_twenty_thousand_messages_wait_for_a_bot_that_was_away(
     bot_clients: BotClients, kinds: list[str], tmp_path: Path
 ) -> None:
     async def play(kind: str) -> None:
-        async with Stage(bot_clients, kind, folder(tmp_path, kind)) as at:
+        # All three upstreams live in this process, which is busy with posting: they are in no hurry.
+        settings = Settings(heartbeat_interval_ms=60000, replay_limit=30000)
+        async with Stage(bot_clients, kind, folder(tmp_path, kind), settings=settings) as at:
             await at.connect()
             await at.known()
             await at.bot.kill()
             for _ in range(100):
                 at.post(200)
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.01)
             await at.connect()
             await at.has_all()
             await at.known()
