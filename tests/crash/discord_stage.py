@@ -58,19 +58,19 @@ class CrashStage(Stage):
     def address(self) -> str:
         return self.door.url if self.door is not None else self.sidecar.url
 
-    def flow(self) -> None:
+    def flow(self, *, bursts: bool = True) -> None:
         """Post without pause from now on: RATE a second by the clock, and bursts."""
 
         async def run() -> None:
             loop = asyncio.get_running_loop()
-            begun, paced, bursts = loop.time(), 0, 0
+            begun, paced, burst = loop.time(), 0, 0
             while True:
                 gone = loop.time() - begun
                 due = int(gone * RATE) - paced
                 self.post(due)
                 paced += due
-                if gone >= (bursts + 1) * BURST_S:
-                    bursts += 1
+                if bursts and gone >= (burst + 1) * BURST_S:
+                    burst += 1
                     self.post(BURST)
                 await asyncio.sleep(STEP_S)
 

@@ -103,7 +103,7 @@ def test_killed_under_load_with_the_session_lost_meanwhile_everything_is_read_ba
         (tmp_path / kind).mkdir()
         async with CrashStage(clients, kind, tmp_path / kind, discord_backfill_max="100000") as at:
             await at.connect()
-            at.flow()
+            at.flow(bursts=False)
             await at.served(drawn)
             at.sidecar.signal(signal.SIGKILL)
             await at.sidecar.ended()
