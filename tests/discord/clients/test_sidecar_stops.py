@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.clients.processes import until
@@ -103,9 +104,13 @@ def test_R24_sigterm_with_a_frozen_bot_ends_within_the_drain_and_the_bot_goes_on
             await until(lambda: any("waiting for receipts" in line for line in at.sidecar.lines), "it does not stop")
             late = Raw(at.sidecar.url)
             await late.open(IDENTIFY)
-            assert await ending == 0, at.sidecar.tail()
             await late.over()
             assert (late.ops()[-1], late.code) == (7, 4000)
+            # The frozen bot still holds the stop up; an agent that comes back at once is refused, or it would do so again and again.
+            async with aiohttp.ClientSession() as session:
+                with pytest.raises(aiohttp.ClientConnectorError):
+                    await session.ws_connect(at.sidecar.url)
+            assert await ending == 0, at.sidecar.tail()
             at.post(100)
             await at.sidecar.start()
             at.bot.signal(signal.SIGCONT)
