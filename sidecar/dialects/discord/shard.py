@@ -279,8 +279,8 @@ class Shard:
 
     def _resumed(self, frame: Frame) -> None:
         session = self.session
-        # No event has the number of a later one: this upstream counts anew.
-        is_lower = 0 < frame.s <= session.top
+        # No event has the number of a later one: this upstream counts anew. (Below what we asked for it is a copy of an older one.)
+        is_lower = session.seq < frame.s <= session.top
         if is_lower and self._replayed:
             # An older one, out of the replay: we asked from before what is held, and it came behind that.
             self._number(frame)

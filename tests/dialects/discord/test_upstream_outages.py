@@ -182,6 +182,16 @@ def test_u14_resumed_with_a_lower_number_than_we_had_loses_nothing_of_what_follo
     assert sorted(b.messages) == [at(n) for n in (1, 110, 111, 112, 120, 121)]
 
 
+def test_u15_a_copy_of_an_older_resumed_does_not_turn_the_numbers_back() -> None:
+    b, history = start()
+    hole(history)
+    b.close(None).run(1).again(2).message(at(1), "11").resumed(4).message(at(2), "11", 5)
+    b.close(None).run(1).open().hello().resumed(4)
+    assert b.committed()["top"] == 5
+    b.message(at(2), "11", 5).message(at(3), "11", 6).resumed(7).run(2)
+    assert b.messages == [at(1), at(2), at(3)] and b.committed()["seq"] == 7 and b.gaps == []
+
+
 def test_u14_nothing_happened_leaves_no_trace_and_is_looked_into_once_a_minute_at_most() -> None:
     b, history = start()
     hole(history, one=OLD, two=OLD)
