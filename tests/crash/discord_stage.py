@@ -94,7 +94,7 @@ class CrashStage(Stage):
         assert len(got) == len(set(got)), f"{self.kind}: {len(got) - len(set(got))} came twice"
         assert got == posted, f"{self.kind}: {len(posted) - len(got)} of {len(posted)} are lost, or the order is another"
         ledger = self.world.ledger
-        assert [i.answer for i in ledger.identifies] == ["ready"]
-        assert {r.answer for r in ledger.resumes} <= {"resumed"}
+        assert [i.answer for i in ledger.identifies] == ["ready"], ledger.identifies
+        assert {r.answer for r in ledger.resumes} <= {"resumed"}, ledger.resumes
         assert ledger.wrongs == [], ledger.wrongs
-        assert self.bot.states["ready"] == 1
+        assert self.bot.states["ready"] == 1, self.bot.states

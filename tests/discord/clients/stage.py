@@ -112,7 +112,8 @@ class Stage:
         await until(
             lambda: len(set(self.bot.contents())) >= len(self.posted), lambda: f"{len(self.bot.contents())} of {len(self.posted)} came"
         )
-        assert self.bot.contents() == self.posted
+        got = self.bot.contents()
+        assert got == self.posted, [(n, *pair) for n, pair in enumerate(zip(got, self.posted, strict=False)) if pair[0] != pair[1]][:3]
 
     async def status(self) -> dict[str, Any]:
         async with self._http.get(f"{self.sidecar.url}/_sidecar/status") as answer:
