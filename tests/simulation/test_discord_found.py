@@ -183,3 +183,14 @@ def test_R36_what_an_earlier_session_lost_is_no_evidence_against_an_empty_replay
     b.run(70)
     assert b.messages == [at(12)]
     assert len(b.gaps) == 1, "that of the first session"
+
+
+def test_U15_a_replay_that_begins_with_an_older_RESUMED_brings_nothing_twice() -> None:
+    b = Bench().start()
+    b.live(guild(1, channel(11, at(0)))).run(10)
+    b.close(None).run(1).again(3).resumed(4)
+    reaction = {"channel_id": "11", "guild_id": "1", "message_id": "5"}
+    b.event("MESSAGE_REACTION_ADD", reaction, 5)
+    b.close(None).run(3).again(5)
+    b.resumed(4).event("MESSAGE_REACTION_ADD", reaction, 5).resumed(6).run(5)
+    assert b.names.count("MESSAGE_REACTION_ADD 5") == 1

@@ -281,7 +281,7 @@ class Shard:
         session = self.session
         # No event has the number of a later one: this upstream counts anew. (Below what we asked for it is a copy of an older one.)
         is_lower = session.seq < frame.s <= session.top
-        if is_lower and self._replayed:
+        if is_lower and self._replayed and frame.s < session.top:
             # An older one, out of the replay: we asked from before what is held, and it came behind that.
             self._number(frame)
             return
