@@ -2,8 +2,9 @@
 
 Two kinds of jobs. A *look* at a guild asks for its channels and its active threads, to learn which of them have something new. A *fill*
 reads one channel from its watermark on, a hundred messages a page; pages come newest first, so each is sorted and the next one is asked
-for behind its highest. A job that must wait (429, a spent bucket, a server error) lets others go first. Nothing is asked twice that was
-answered 401 or 403.
+for behind its highest. A full page that ends with the channel's newest message is doubted: some servers answer with the newest hundred
+instead of the hundred behind the watermark, so what lies before it is asked for too. A job that must wait (429, a spent bucket, a server
+error) lets others go first. Nothing is asked twice that was answered 401 or 403.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Pace:
 
 class Fill(msgspec.Struct):
     """One channel's job. `after`: the highest id that is admitted or given up; `at`: how far it was read; `last`: the channel's
-    `last_message_id`, -1 if that is not known; `count`: messages read."""
+    `last_message_id`, -1 if that is not known; `count`: messages read. `low`: lowest id of a page that is doubted, 0 if there is none;
+    `floor`: behind which it was asked for; `back`: whether what lies between them is read now."""
 
     channel: str
     guild: str
@@ -57,6 +59,9 @@ class Fill(msgspec.Struct):
     type: int | None = None
     at: int = 0
     count: int = 0
+    low: int = 0
+    floor: int = 0
+    back: bool = False
 
 
 class Found(NamedTuple):
@@ -92,6 +97,8 @@ class _Job:
         self.failures = 0
 
     def target(self, limit: int) -> str:
+        if self.fill is not None and self.fill.back:
+            return f"{API}/channels/{self.fill.channel}/messages?before={self.fill.low}&limit={PAGE}"
         if self.fill is not None:
             left = min(PAGE, limit - self.fill.count)
             # Of a channel that was empty all is new. 0 is no snowflake to every server; the first message of a post bears the post's id.
@@ -226,6 +233,9 @@ class Backfill:
     def _page(self, fill: Fill, body: bytes, wall: float) -> Page:
         wanted = min(PAGE, self.limit - fill.count)
         rows = msgspec.json.decode(body, type=list[msgspec.Raw])
+        if fill.back:
+            return self._page_before(fill, [_found(fill.channel, raw) for raw in rows])
+        asked = fill.at
         found = sorted((each for each in (_found(fill.channel, raw) for raw in rows) if each.id > fill.at), key=lambda each: each.id)
         gap: Gap | None = None
         if not rows and not fill.count and fill.last > fill.after:
@@ -238,11 +248,29 @@ class Backfill:
         fill.count += len(found)
         fill.at = max(fill.at, found[-1].id if found else 0)
         done = len(rows) < wanted or (not found and gap is None)
+        if not done and found and not fill.low and found[-1].id >= fill.last:
+            fill.low, fill.floor = found[0].id, max(asked, oldest - 1)
         if not done and fill.count >= self.limit:
             done = True
             if fill.last < 0 or fill.last > fill.at:
                 gap = gap or _gap("limit", fill, wall)
+        if done and fill.low:
+            fill.back, done = True, False
         return Page(fill, found, done, gap)
+
+    def _page_before(self, fill: Fill, rows: Sequence[Found]) -> Page:
+        """What lies between the watermark and a page that may have been the newest hundred: nothing, at Discord."""
+        found = sorted((each for each in rows if fill.floor < each.id < fill.low), key=lambda each: each.id)
+        if not found:
+            # A server that heeds neither `after` nor `before` does not tell.
+            is_deaf = any(each.id >= fill.low for each in rows)
+            return Page(fill, (), True, _between(fill) if is_deaf else None)
+        fill.count += len(found)
+        fill.low = found[0].id
+        done = len(rows) < PAGE or any(each.id <= fill.floor for each in rows)
+        if not done and fill.count >= self.limit:
+            return Page(fill, found, True, _between(fill))
+        return Page(fill, found, done, None)
 
 
 def beyond(fill: Fill, wall: float) -> Gap:
@@ -262,6 +290,13 @@ def _gap(reason: str, fill: Fill, wall: float, last: int = 0) -> Gap:
     end = frames.time_of(last) if last > 0 else int(wall * 1000)
     start = frames.time_of(done) + 1 if done else frames.time_of(frames.snowflake(fill.channel))
     return Gap(reason, "time", min(start, end), end)
+
+
+def _between(fill: Fill) -> Gap:
+    """What was not read before a page that was doubted."""
+    last = frames.time_of(fill.low)
+    start = frames.time_of(fill.floor) + 1 if fill.floor else frames.time_of(frames.snowflake(fill.channel))
+    return Gap("limit", "time", min(start, last), last)
 
 
 def _seconds(value: object) -> float:

@@ -372,9 +372,12 @@ class Bench:
 
 
 class History:
-    """Channels' messages as REST gives them; `open` says whether a channel may be read."""
+    """Channels' messages as REST gives them. `newest`: `after` is answered with the newest instead of the next; `deaf`: `before` is not
+    heeded."""
 
-    def __init__(self, **metadata: Any) -> None:
+    def __init__(self, newest: bool = False, deaf: bool = False) -> None:
+        self.newest = newest
+        self.deaf = deaf
         self.channels: dict[str, list[dict[str, Any]]] = {}
         self.guilds: dict[str, list[dict[str, Any]]] = {}
         self.threads: dict[str, list[dict[str, Any]]] = {}
@@ -399,5 +402,7 @@ class History:
                 else (200, {"threads": self.threads.get(parts[4], [])}, {})
             )
         found = {key: int(value) for key, value in (pair.split("=") for pair in query.split("&"))}
-        rows = sorted((r for r in self.channels.get(parts[4], []) if int(r["id"]) > found["after"]), key=lambda r: int(r["id"]))
-        return 200, list(reversed(rows[: found["limit"]])), {}
+        low, high = found.get("after", 0), found.get("before", 1 << 63) if not self.deaf else 1 << 63
+        rows = sorted((r for r in self.channels.get(parts[4], []) if low < int(r["id"]) < high), key=lambda r: int(r["id"]))
+        rows = rows[-found["limit"] :] if self.newest or "before" in found else rows[: found["limit"]]
+        return 200, list(reversed(rows)), {}

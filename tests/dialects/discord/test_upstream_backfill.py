@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from sidecar.core.record import LATE, REPLAYED
+from sidecar.dialects.discord.frames import time_of
 from sidecar.dialects.discord.session import Session
 from tests.dialects.discord.bench import SHARD, Bench, History, at, channel, guild, row
 
@@ -89,6 +90,45 @@ def test_r33_pages_come_newest_first_and_are_read_until_one_is_short() -> None:
     anew(lose(b), channel(11, numbers[-1])).run(5)
     assert b.messages == numbers
     assert [target.split("after=")[1] for target in reads(b)] == [f"{n}&limit=100" for n in (OLD, numbers[99], numbers[199])]
+
+
+def test_r33_a_full_page_that_ends_with_the_newest_message_is_doubted_once() -> None:
+    b, history = start(channel(11, OLD))
+    numbers = [at(1, n) for n in range(200)]
+    history.put("11", OLD - 1, OLD, *numbers)
+    anew(lose(b), channel(11, numbers[-1])).run(5)
+    assert b.messages == numbers and len(b.gaps) == 1
+    queries = [target.partition("?")[2] for target in reads(b)]
+    assert queries == [*(f"after={n}&limit=100" for n in (OLD, numbers[99], numbers[199])), f"before={numbers[100]}&limit=100"]
+
+
+@pytest.mark.parametrize("count", [100, 101, 250, 300])
+def test_r33_a_server_that_answers_with_the_newest_hundred_is_read_backwards(count: int) -> None:
+    b, history = start(channel(11, OLD), history=History(newest=True))
+    numbers = [at(1, n) for n in range(count)]
+    history.put("11", OLD - 1, OLD, *numbers)
+    anew(lose(b), channel(11, numbers[-1])).run(5)
+    assert b.messages == numbers and len(b.gaps) == 1
+
+
+def test_r33_what_a_server_cannot_give_since_it_heeds_neither_after_nor_before_is_a_gap() -> None:
+    b, history = start(channel(11, OLD), history=History(newest=True, deaf=True))
+    numbers = [at(n) for n in range(1, 251)]
+    history.put("11", OLD, *numbers)
+    anew(lose(b, 1000), channel(11, numbers[-1])).run(5)
+    assert b.messages == numbers[150:]
+    (gap,) = [entry.gap for entry in b.journal if entry.gap is not None and entry.domain == "11"]
+    assert (gap.reason, gap.from_, gap.to) == ("limit", time_of(OLD) + 1, time_of(numbers[150]))
+
+
+def test_r33_backwards_too_a_channel_is_read_up_to_its_bound() -> None:
+    b, history = start(channel(11, OLD), history=History(newest=True), backfill_max=150)
+    numbers = [at(n) for n in range(1, 401)]
+    history.put("11", OLD, *numbers)
+    anew(lose(b, 1000), channel(11, numbers[-1])).run(5)
+    assert b.messages == numbers[200:]
+    (gap,) = [entry.gap for entry in b.journal if entry.gap is not None and entry.domain == "11"]
+    assert (gap.reason, gap.to) == ("limit", time_of(numbers[200]))
 
 
 def test_r33_threads_are_read_too() -> None:
