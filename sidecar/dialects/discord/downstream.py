@@ -51,6 +51,7 @@ class DownstreamHalf:
         self._sessions = Sessions({})
         self._sockets = Sockets()
         self._moment = ev.Moment(0.0, 0.0, 0.0)
+        self._forget_s = settings.retention_s
         self._stopping = False
 
     def handle(self, moment: ev.Moment, event: ev.Input) -> Sequence[act.Action]:
@@ -238,6 +239,9 @@ class DownstreamHalf:
         stream = stream_of(conn.account, conn.shard)
         cursor = self._view.cursor(stream, CONSUMER)
         base = message["offset"] if cursor is None else cursor
+        if cursor is None and (facts := self._view.facts(stream)):
+            begun = self._sessions.base(stream, self._moment.wall - self._forget_s)
+            base = base if begun is None else max(min(begun, facts.head), facts.first - 1)
         encoder = conn.encoder = self._encoder(conn)
         url = rest.gateway_url(conn.host)
         ready, guilds = message["ready"], message["guilds"]

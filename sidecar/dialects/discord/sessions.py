@@ -64,10 +64,12 @@ class Sessions:
 
     def __init__(self, state: Mapping[str, bytes]) -> None:
         self._known: dict[str, Session] = {}
+        self._born: dict[str, float] = {}
         rows = [value for key, value in state.items() if key.startswith("session:")]
         found = sorted((msgspec.json.decode(row, type=_Row) for row in rows), key=lambda row: row.born)
         for row in found:
             self._known[row.session.id] = row.session
+            self._born[row.session.id] = row.born
 
     def get(self, session_id: Any) -> Session | None:
         """The session of that id, if it is one of ours."""
@@ -89,14 +91,21 @@ class Sessions:
     def add(self, session: Session, wall: float, live: Collection[str]) -> list[act.Op]:
         """Remember a session from `wall` (Unix seconds) on; the oldest of its stream that are not in `live` make room."""
         self._known[session.id] = session
+        self._born[session.id] = wall
         ops: list[act.Op] = [act.PutState("session:" + session.id, msgspec.json.encode(_Row(wall, session)))]
         same = [s.id for s in self._known.values() if s.stream == session.stream and s.id not in live and s.id != session.id]
         for old in same[: max(0, len(same) - KEPT + 1)]:
             ops += self.drop(old)
         return ops
 
+    def base(self, stream: str, since: float) -> int | None:
+        """Where the first of a stream's sessions that began later than `since` (Unix seconds) stands: for an agent of which no cursor reached
+        the disk, since a kill came between its session's row and its first receipt."""
+        return min((s.base for s in self._known.values() if s.stream == stream and self._born[s.id] > since), default=None)
+
     def drop(self, session_id: str) -> list[act.Op]:
         """Forget a session: a RESUME of it is refused."""
+        self._born.pop(session_id, None)
         if self._known.pop(session_id, None) is None:
             return []
         return [act.PutState("session:" + session_id, None)]

@@ -76,7 +76,7 @@ class Scene:
 
     def restart(self, credential: str | None = None) -> None:
         """A new process on the same disk."""
-        self.half = DownstreamHalf(SimpleNamespace(knobs=SimpleNamespace(**self.knobs)), self.view)  # type: ignore[arg-type]
+        self.half = DownstreamHalf(SimpleNamespace(knobs=SimpleNamespace(**self.knobs), retention_s=86400.0), self.view)  # type: ignore[arg-type]
         self.sent: dict[str, list[bytes]] = {}
         self.readers: dict[str, Any] = {}
         self.droppable: list[bytes] = []

@@ -35,8 +35,7 @@ def test_r10_hello_comes_at_once_with_nothing_known_and_during_a_stop() -> None:
     assert scene.frames("c1")[0]["d"] == {"heartbeat_interval": 12345}
     scene.send(ev.Draining()).open("c2")
     assert scene.types("c2") == ["HELLO", "RECONNECT"]
-    scene.drained()
-    assert scene.closed == {"c1": 4000, "c2": 4000}
+    assert scene.wait(1).closed == {"c1": 4000, "c2": 4000}
 
 
 def test_r11_c3_every_beat_is_acknowledged_before_identify_while_held_and_during_a_replay() -> None:

@@ -17,7 +17,7 @@ from sidecar.dialects.discord.downstream import DownstreamHalf
 from tests.dialects.discord.scene import ALL, BOT, READY, STREAM, TOKEN, guild, message
 from tests.playbooks.world import World
 
-SETTINGS = SimpleNamespace(knobs=SimpleNamespace(heartbeat_ms=20000, media="keep", shards=()))
+SETTINGS = SimpleNamespace(knobs=SimpleNamespace(heartbeat_ms=20000, media="keep", shards=()), retention_s=86400.0)
 
 
 class Upstream:

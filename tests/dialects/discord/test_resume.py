@@ -170,3 +170,25 @@ def test_gaps_are_no_frames_of_a_replay() -> None:
     scene = seen(Scene(), 1)
     scene.open("c2").resume("c2", scene.sid, 3).events("c2", gap_at(2)).send(ev.SeekDone("c2", "resume", 0, 1, True))
     assert scene.numbers("c2") == [("RESUMED", 3)]
+
+
+def test_R19_an_agent_whose_first_cursor_a_kill_took_goes_on_where_its_session_began() -> None:
+    scene = Scene()
+    scene.view.stream(STREAM, head=5)
+    scene.offset = 5
+    scene.agent("c1")
+    assert scene.view.cursor(STREAM, "agent") is None, "no receipt reached the disk"
+    scene.view.stream(STREAM, head=9)
+    scene.offset = 9
+    scene.restart()
+    scene.forget().open("c2").identify("c2")
+    assert [a.after for a in scene.of(act.Attach)] == [5]
+    # Not if it was away for so long that the consumer would have been forgotten, and not behind what is kept.
+    scene.view.stream(STREAM, head=9, first=8)
+    scene.restart()
+    scene.forget().open("c3").identify("c3")
+    assert [a.after for a in scene.of(act.Attach)] == [7]
+    scene.wall += 86401
+    scene.restart()
+    scene.forget().open("c4").identify("c4")
+    assert [a.after for a in scene.of(act.Attach)] == [9]
