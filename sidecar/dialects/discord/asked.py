@@ -44,15 +44,19 @@ def read(data: bytes) -> Asked | int:
     if len(data) > MAX_FRAME:
         return BAD_FRAME
     try:
+        # A member that is passed over is not looked into, but goes upstream as it is.
+        str(data, "utf-8")
         got = _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return BAD_FRAME
+    if got.op == PRESENCE and not isinstance(got.d, dict):
         return BAD_FRAME
     return BAD_OPCODE if got.op in _SERVERS else got
 
 
 def identify(d: Any) -> Identify | int:
     """IDENTIFY's `d`, or a close code."""
-    if not isinstance(d, dict) or not isinstance(d.get("token"), str):
+    if not isinstance(d, dict) or not isinstance(d.get("token"), str) or not isinstance(d.get("presence"), dict | None):
         return BAD_FRAME
     token, shard, intents = bare(d["token"]), d.get("shard"), d.get("intents")
     if not is_token(token):

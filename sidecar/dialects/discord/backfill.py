@@ -190,7 +190,7 @@ class Backfill:
             self._take()
             return self._without(job, "absent" if status == 404 else "denied", wall)
         try:
-            found = self._read(job, body, wall)
+            found = self._read(job, frames.paired(frames.utf8(body)), wall)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return self.failed(mono, wall, random)
         self._take()

@@ -42,12 +42,15 @@ class Commands:
         self.limiter = Limiter()
         self.presence: Any = msgspec.json.decode(presence) if presence else None
         self._presence_due = False
+        self._refused: Any = None
         self._queue: deque[bytes] = deque()
         self._bytes = 0
         self._askers: dict[tuple[str, str], str] = {}
 
     def set_presence(self, presence: Any) -> None:
-        """The last one wins, and goes into the next IDENTIFY."""
+        """The last one wins, and goes into the next IDENTIFY, but for one that the upstream could not read."""
+        if self._refused is not None and presence == self._refused:
+            return
         self._presence_due = presence != self.presence or self._presence_due
         self.presence = presence
 
@@ -55,9 +58,11 @@ class Commands:
         """The presence as kept: agents do not say it again when they RESUME."""
         return msgspec.json.encode(self.presence)
 
-    def identified(self) -> None:
-        """An IDENTIFY with the presence was sent."""
+    def identified(self, *, refused: bool = False) -> None:
+        """An IDENTIFY with the presence was sent; `refused`: the upstream cannot read it."""
         self._presence_due = False
+        if refused:
+            self._refused, self.presence = self.presence, None
 
     def put(self, frame: bytes, session: str) -> bool:
         """Queue a frame of an agent's session; False: too many wait already."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from sidecar.core import actions as act
 from sidecar.core import events as ev
@@ -34,7 +34,7 @@ class Conn:
     def __init__(self, name: str, head: ev.Head, nonce: str, now: float) -> None:
         self.name = name
         self.host = head.host
-        query = dict(reversed(parse_qsl(urlsplit(head.target).query)))
+        query = dict(reversed(parse_qsl(head.target.partition("?")[2])))
         self.refusal = 0 if query.get("encoding", "json") == "json" and query.get("v", "10") in ("9", "10") else BAD_VERSION
         self._zlib = ZlibStream() if query.get("compress") == "zlib-stream" else None
         self.weak = any(word in (head.header("user-agent") or "") for word in WEAK_STACKS)

@@ -158,6 +158,10 @@ class Connection:
         self._has_link = False
         code, session = event.code, self._owner.session
         verdict = gateway.verdict(code)
+        if self.phase == "identifying" and code == gateway.BAD_FRAME and self._owner.commands.presence is not None:
+            # All in an IDENTIFY that is not ours is an agent's presence.
+            self._owner.commands.identified(refused=True)
+            self._account.out.append(Commit([PutState(f"presence:{self.name}", None)]))
         if verdict == "fatal":
             self._account.fatal(code or 0)
             return
@@ -181,7 +185,7 @@ class Connection:
                 break
             if payload is None:
                 continue
-            frame = frames.read(payload)
+            frame = frames.read(frames.utf8(payload))
             if frame.op == frames.DISPATCH:
                 self._heard, self._answered = mono, True
                 events.append(frame)
@@ -215,8 +219,8 @@ class Connection:
                 self._again("the gateway asks to reconnect")
             case frames.INVALID:
                 self._invalid(frames.body(frame.payload) == b"true")
-            case _:
-                self._log("debug", f"a frame that is no dispatch was passed over: op {frame.op}")
+            case -1 if self.phase in ("resuming", "live"):
+                self._account.out.append(gateway.unreadable(self._owner.stream, frame.payload, self._account.moment.wall))
 
     # --- opening a session -------------------------------------------------------------------------------------------------------------
 

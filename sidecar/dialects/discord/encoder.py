@@ -19,7 +19,6 @@ class Dispatch(msgspec.Struct):
 
     op: int
     d: msgspec.Raw = msgspec.Raw(b"null")
-    s: int | None = None
     t: str | None = None
 
 
@@ -66,14 +65,17 @@ class Encoder:
             kind, d = found.t, bytes(found.d)
             if found.op != 0 or kind is None or self.allowance.drops(kind):
                 return None
-            if self.allowance.looks_at(kind):
-                shown = self.allowance.shown(kind, d)
-                if shown is None:
-                    return None
-                d = shown
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, AttributeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        return self.dispatch(kind, s, d)
+        shown = self._shown(kind, d) if self.allowance.looks_at(kind) else d
+        return None if shown is None else self.dispatch(kind, s, shown)
+
+    def _shown(self, kind: str, d: bytes) -> bytes | None:
+        try:
+            return self.allowance.shown(kind, d)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, AttributeError):
+            # Half a surrogate pair will do, as some servers write it: the agent is rather shown too much of this event than none of it.
+            return d
 
     def dispatch(self, kind: str, s: int, d: bytes) -> bytes:
         """A dispatch of our own making, from its `d`."""

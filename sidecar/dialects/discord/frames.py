@@ -6,9 +6,10 @@ pass.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -41,13 +42,17 @@ _BY_ID = frozenset(
 """Happen once for an id (R2). For all others only `s` counts."""
 _OF_GUILD = frozenset(["GUILD_CREATE", "GUILD_UPDATE", "GUILD_DELETE"])
 
+MAX_ID = 64
+"""Characters of an id: it becomes part of a durable row's key. A snowflake has 20 at most."""
+Id = Annotated[str, msgspec.Meta(max_length=MAX_ID)]
+
 
 class Facts(msgspec.Struct, gc=False):
     """The members of `d` that say where an event belongs."""
 
-    id: str | None = None
-    channel_id: str | None = None
-    guild_id: str | None = None
+    id: Id | None = None
+    channel_id: Id | None = None
+    guild_id: Id | None = None
 
 
 class _Head(msgspec.Struct, gc=False):
@@ -111,7 +116,8 @@ def _read_odd(payload: bytes) -> Frame:
     try:
         found = _any(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return Frame(payload, -1)
+        mended = paired(payload)
+        return read(mended) if mended != payload else Frame(payload, -1)
     if not isinstance(found, dict) or type(found.get("op")) is not int:
         return Frame(payload, -1)
     d = found.get("d")
@@ -123,7 +129,27 @@ def _read_odd(payload: bytes) -> Frame:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else str(value) if type(value) is int else ""
+    found = value if isinstance(value, str) else str(value) if type(value) is int else ""
+    return found if len(found) <= MAX_ID else ""
+
+
+def utf8(data: bytes) -> bytes:
+    """Bytes that a text message may hold: what is no UTF-8 in them is replaced, else no agent could ever get past this event."""
+    if data.isascii():
+        return data
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return data.decode(errors="replace").encode()
+    return data
+
+
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB][\dA-Fa-f]{2}\\u[dD][c-fC-F][\dA-Fa-f]{2}|(u[dD][89a-fA-F][\dA-Fa-f]{2})|.)", re.DOTALL)
+
+
+def paired(data: bytes) -> bytes:
+    """JSON without halves of surrogate pairs: some servers write them for text that they cut within an emoji, and decoders refuse them."""
+    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], data)
 
 
 def body(payload: bytes) -> bytes:

@@ -8,7 +8,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from sidecar.core.actions import Commit, RecordGap
 from sidecar.core.events import LinkRefused
+from sidecar.core.record import Gap
 from sidecar.dialects.discord import frames
 
 DEFAULT = "wss://gateway.discord.gg"
@@ -17,6 +19,7 @@ METADATA = f"{API}/gateway/bot"
 USER_AGENT = "DiscordBot (sidecar, 0.1)"
 COME_BACK = 4000
 """How we close: any code but 1000 and 1001 keeps the session (R24)."""
+BAD_FRAME = 4002
 
 Verdict = Literal["resume", "slowly", "identify", "fatal"]
 
@@ -100,7 +103,7 @@ def interval(payload: bytes) -> float:
     """HELLO's heartbeat interval in seconds, within what is sane."""
     found = frames.fields(frames.body(payload)).get("heartbeat_interval")
     ms = found if isinstance(found, int | float) and not isinstance(found, bool) and found > 0 else 41250
-    return min(max(ms / 1000, 0.05), 600.0)
+    return max(min(ms, 600_000) / 1000, 0.05)
 
 
 def bare(token: str) -> str:
@@ -135,6 +138,12 @@ class Metadata(msgspec.Struct):
     reset_at: float = 0.0
 
 
+def unreadable(stream: str, payload: bytes, wall: float) -> Commit:
+    """The gap of a frame within a session that is no JSON. `wall`: Unix seconds."""
+    ms = int(wall * 1000)
+    return Commit([RecordGap(stream, Gap("lost", "time", ms, ms, 1, detail=f"a frame of {len(payload)} bytes that cannot be read"))])
+
+
 def metadata(raw: bytes, wall: float) -> Metadata | None:
     """Read an answer to /gateway/bot; None if it is none."""
     found = frames.fields(raw)
@@ -145,7 +154,7 @@ def metadata(raw: bytes, wall: float) -> Metadata | None:
     limit = limit if isinstance(limit, dict) else {}
 
     def number(value: object, default: int) -> int:
-        return value if type(value) is int and value >= 0 else default
+        return min(value, 1 << 53) if type(value) is int and value >= 0 else default
 
     return Metadata(
         url,

@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
 
 class _Named(msgspec.Struct):
-    id: str | int = ""
+    id: frames.Id | int = ""
     last_message_id: str | int | None = None
     type: int | None = None
     parent_id: str | int | None = None
@@ -49,18 +49,22 @@ class _Member(msgspec.Struct):
     user: User | None = None
 
 
-_named = msgspec.json.Decoder(_Named).decode
+_decode_named = msgspec.json.Decoder(_Named).decode
 _member = msgspec.json.Decoder(_Member).decode
+
+
+def _named(row: msgspec.Raw) -> _Named:
+    """What names an object; nothing of one with an odd shape: it stays as it is, and whatever else is in its list works."""
+    try:
+        return _decode_named(row)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Named()
 
 
 def places(rows: Iterable[msgspec.Raw]) -> list[Place]:
     """Those of some channel objects that hold messages."""
     found = []
-    for row in rows:
-        try:
-            each = _named(row)
-        except msgspec.MsgspecError:
-            continue
+    for each in map(_named, rows):
         if each.id and each.type not in NO_HISTORY:
             found.append(Place(str(each.id), frames.snowflake(each.last_message_id), each.type))
     return found
@@ -83,10 +87,7 @@ def member(raw: bytes, name: str) -> msgspec.Raw:
 
 
 def _id(row: msgspec.Raw) -> str:
-    try:
-        found = _named(row)
-    except msgspec.MsgspecError:
-        return ""
+    found = _named(row)
     return str(found.id or found.sound_id)
 
 
@@ -149,7 +150,7 @@ class Guilds:
             top = _object(d)
         except msgspec.MsgspecError:
             return True
-        if _is_away(top) and "channels" not in top:
+        if not guild or (_is_away(top) and "channels" not in top):
             return True
         news = guild not in self._rows or guild in self._away
         self._put(guild, top)
@@ -241,8 +242,9 @@ class Guilds:
         return _upsert(top, "threads", {k: v for k, v in d.items() if k != "newly_created"})
 
     def _thread_list(self, top: _Object, d: _Object) -> bool:
-        parents = frames.fields(_encode(d)).get("channel_ids")
-        kept = [row for row in objects(top.get("threads", b"[]")) if parents and str(_named(row).parent_id) not in set(map(str, parents))]
+        found = frames.fields(_encode(d)).get("channel_ids")
+        parents = set(map(str, found)) if isinstance(found, list) else set()
+        kept = [row for row in objects(top.get("threads", b"[]")) if parents and str(_named(row).parent_id) not in parents]
         top["threads"] = _raw([*kept, *objects(d.get("threads", b"[]"))])
         return True
 

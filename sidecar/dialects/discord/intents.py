@@ -9,6 +9,9 @@ from typing import Any, Final
 
 import msgspec
 
+from sidecar.dialects.discord import frames
+from sidecar.dialects.discord.guilds import objects
+
 GUILDS, MEMBERS, MODERATION, EXPRESSIONS, INTEGRATIONS, WEBHOOKS, INVITES, VOICE, PRESENCES = range(9)
 MESSAGES, REACTIONS, TYPING, DM_MESSAGES, DM_REACTIONS, DM_TYPING, CONTENT, SCHEDULED = range(9, 17)
 AUTOMOD_CONFIG, AUTOMOD_RUN, POLLS, DM_POLLS = 20, 21, 24, 25
@@ -45,6 +48,7 @@ _Fields = dict[str, Any]
 _RawFields = dict[str, msgspec.Raw]
 _raw_fields = msgspec.json.Decoder(_RawFields).decode
 _fields = msgspec.json.Decoder(_Fields).decode
+_NULL = msgspec.Raw(b"null")
 
 
 class Allowance:
@@ -105,7 +109,7 @@ class Allowance:
             return fields
         fields = fields | {"presences": msgspec.Raw(b"[]")} if "presences" in fields else dict(fields)
         if "members" in fields:
-            in_voice = {state.get("user_id") for state in _objects(fields.get("voice_states"))}
+            in_voice = {str(state.get("user_id")) for state in _objects(fields.get("voice_states"))}
             kept = [m for m in _objects(fields["members"]) if (user := _id(m.get("user"))) == self._own or (user and user in in_voice)]
             fields["members"] = msgspec.Raw(msgspec.json.encode(kept))
         return fields
@@ -142,5 +146,4 @@ def _id(user: Any) -> str:
 
 
 def _objects(raw: msgspec.Raw | None) -> list[_Fields]:
-    found = msgspec.json.decode(raw) if raw is not None else None
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    return [each for each in map(frames.fields, objects(raw or _NULL)) if each]

@@ -46,6 +46,7 @@ class Owner(Protocol):
     """What a connection needs of its shard."""
 
     name: str
+    stream: str
     session: Session
     commands: Commands
 

@@ -123,7 +123,7 @@ class Recovery:
         if guild in self.questioned or (not guild and not self.is_open):
             if mark is None:
                 # A channel younger than the recovery was empty when it began; of an older one nothing is replayed.
-                number = int(channel) if channel.isdigit() else 0
+                number = frames.snowflake(channel)
                 if number <= self.row.floor:
                     return
                 mark = number

@@ -101,3 +101,21 @@ def test_R23_R29_with_the_budget_of_identifies_spent_agents_go_on_with_what_they
     assert (len(b.links), b.links[0].ended) == (1, "")
     assert b.names == [f"MESSAGE_CREATE {at(1)}"]
     assert any("goes without" in line for line in b.said)
+
+
+@pytest.mark.parametrize("target", ["//[::1", "/\x00?v=10", "/?v=10&&=&%ff", "?"])
+def test_R3_whatever_the_upgrade_asks_for_says_HELLO(target: str) -> None:
+    assert Scene().open("c1", target).types("c1") == ["HELLO"]
+
+
+def test_R22_what_is_no_UTF8_is_4002_also_in_a_member_that_nobody_looks_at_and_never_goes_upstream() -> None:
+    scene = Scene().agent("c1")
+    scene.send(ev.ConnFrames("c1", [b'{"op":8,"d":{"guild_id":"1"},"x":"\xff"}']))
+    assert scene.closed == {"c1": 4002} and not [said for said in scene.told if "command" in said]
+
+
+@pytest.mark.parametrize("presence", ["dnd", 5, [], True])
+def test_R22_a_presence_that_is_no_object_is_4002_for_that_socket_alone(presence: Any) -> None:
+    scene = Scene().agent("c1").agent("c2").say("c1", 3, presence)
+    scene.open("c3").identify("c3", presence=presence)
+    assert scene.closed == {"c1": 4002, "c3": 4002} and not [said for said in scene.told if "presence" in said]
