@@ -159,7 +159,7 @@ class Connection:
         code, session = event.code, self._owner.session
         verdict = gateway.verdict(code)
         if self.phase == "identifying" and code == gateway.BAD_FRAME and self._owner.commands.presence is not None:
-            # All in an IDENTIFY that is not ours is an agent's presence.
+            # All that is not ours in an IDENTIFY is an agent's presence.
             self._owner.commands.identified(refused=True)
             self._account.out.append(Commit([PutState(f"presence:{self.name}", None)]))
         if verdict == "fatal":
@@ -203,6 +203,8 @@ class Connection:
         try:
             return self._inflate.feed(data) if self._inflate is not None else None
         except Corrupt as error:
+            if self.phase == "resuming":
+                self._resume_failed()
             self._again(f"the gateway's compressed stream is broken: {error}")
             return None
 
@@ -214,8 +216,7 @@ class Connection:
                 self._acked()
             case frames.BEAT:
                 self._beat()
-            case frames.RECONNECT:
-                # Comes before HELLO, or instead of it, too (U3).
+            case frames.RECONNECT:  # before HELLO, or instead of it, too (U3)
                 self._again("the gateway asks to reconnect")
             case frames.INVALID:
                 self._invalid(frames.body(frame.payload) == b"true")

@@ -4,11 +4,13 @@ comes behind it (discord R7, R14, R19, R21, R33)."""
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any
 
 import msgspec
 import pytest
 
+from sidecar.core.events import Binary, FramesReceived
 from sidecar.dialects.discord import gateway
 from sidecar.dialects.discord.encoder import Encoder
 from sidecar.dialects.discord.intents import CONTENT, PRESENCES, Allowance
@@ -157,3 +159,22 @@ def test_R12_guilds_of_an_odd_shape_keep_no_agent_with_fewer_intents_from_READY(
     scene.guilds = [known("g1", members=[5, {"user": []}], voice_states=[{"user_id": {}}, 7], presences={})]
     scene.agent("c1", intents=ALL & ~(1 << PRESENCES))
     assert "GUILD_CREATE" in [f["t"] for f in scene.open("c2").identify("c2", intents=1).frames("c2")]
+
+
+def test_R30_a_replay_that_cannot_be_inflated_is_no_answer_the_third_time_a_new_session_begins() -> None:
+    b = Bench(compress="zlib-stream").start()
+
+    def packed(*frames: bytes) -> list[bytes]:
+        deflate = zlib.compressobj()
+        return [Binary(deflate.compress(frame) + deflate.flush(zlib.Z_SYNC_FLUSH)) for frame in frames]
+
+    hello = b'{"op":10,"d":{"heartbeat_interval":41250}}'
+    ready = msgspec.json.encode({"t": "READY", "s": 1, "op": 0, "d": {"session_id": "up1", "guilds": []}})
+    b.open().feed(FramesReceived(SHARD, packed(hello, ready)))
+    assert b.phase() == "live"
+    b.close(None)
+    for _ in range(3):
+        b.run(60).open().feed(FramesReceived(SHARD, [*packed(hello), Binary(b"\xff\xff\x00\x00\xff\xff")]))
+    assert len(b.sent(6)) == 3 and len(b.sent(2)) == 1
+    b.run(60).open().feed(FramesReceived(SHARD, packed(hello)))
+    assert len(b.sent(2)) == 2
