@@ -170,7 +170,9 @@ def test_R30_a_replay_that_cannot_be_inflated_is_no_answer_the_third_time_a_new_
 
     hello = b'{"op":10,"d":{"heartbeat_interval":41250}}'
     ready = msgspec.json.encode({"t": "READY", "s": 1, "op": 0, "d": {"session_id": "up1", "guilds": []}})
-    b.open().feed(FramesReceived(SHARD, packed(hello, ready)))
+    b.open()
+    for each in packed(hello, ready):
+        b.feed(FramesReceived(SHARD, [each]))
     assert b.phase() == "live"
     b.close(None)
     for _ in range(3):
