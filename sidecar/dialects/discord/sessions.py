@@ -99,8 +99,8 @@ class Sessions:
         return ops
 
     def base(self, stream: str, since: float) -> int | None:
-        """Where the first of a stream's sessions that began later than `since` (Unix seconds) stands: for an agent of which no cursor reached
-        the disk, since a kill came between its session's row and its first receipt."""
+        """Where the first of a stream's sessions that began later than `since` (Unix seconds) stands: for an agent of which no cursor
+        reached the disk, since a kill came between its session's row and its first receipt."""
         return min((s.base for s in self._known.values() if s.stream == stream and self._born[s.id] > since), default=None)
 
     def drop(self, session_id: str) -> list[act.Op]:
