@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -44,9 +45,17 @@ def shard(text: str) -> str:
 
 def gateway_url(text: str) -> str:
     """A ws:// or wss:// URL without query and fragment."""
-    if not _GATEWAY.fullmatch(text):
+    if not _GATEWAY.fullmatch(text) or not _has_host(text):
         raise BadValue(f"is not a gateway URL: {quoted(text)}", "write it like wss://gateway.discord.gg, without a query")
     return text
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 VARIABLES: Final = (

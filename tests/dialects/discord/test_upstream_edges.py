@@ -12,6 +12,7 @@ import pytest
 from sidecar.config import load
 from sidecar.dialects.discord import recovery
 from sidecar.dialects.discord.settings import DiscordSettings
+from sidecar.errors import ConfigError
 from tests.dialects.discord.bench import SHARD, Bench, History, at, channel, guild, row
 from tests.dialects.discord.test_upstream_backfill import OLD, anew, hole, lose, reads, start
 
@@ -220,3 +221,9 @@ def test_section_8_the_defaults_are_the_wire_pages(tmp_path: Path) -> None:
             backfill_max_age_s=None,
         )
     )
+
+
+@pytest.mark.parametrize("url", ["wss://[::1", "wss://h:99999", "wss://h:x", "wss://h:0", "http://h", "wss://u:p@h", "wss://h/?v=10"])
+def test_section_8_a_gateway_address_that_cannot_be_dialled_is_named_at_the_start(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="SIDECAR_DISCORD_GATEWAY_URL is not a gateway URL"):
+        load({"SIDECAR_DIALECT": "discord", "HOME": str(tmp_path), "SIDECAR_DISCORD_GATEWAY_URL": url})
