@@ -12,6 +12,8 @@ from sidecar.dialects.discord.settings import MAX_INTENTS
 
 MAX_FRAME = 4096
 MAX_SHARDS = 99_999
+MAX_DEPTH = 32
+"""Of a presence, which nests a few levels: it is written and read again, where deeper ones fail for all of the bot's agents."""
 
 BAD_OPCODE, BAD_FRAME, BAD_SHARD, BAD_INTENTS = 4001, 4002, 4010, 4013
 
@@ -49,14 +51,16 @@ def read(data: bytes) -> Asked | int:
         got = _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return BAD_FRAME
-    if got.op == PRESENCE and not isinstance(got.d, dict):
+    if got.op == PRESENCE and not _is_presence(got.d):
         return BAD_FRAME
     return BAD_OPCODE if got.op in _SERVERS else got
 
 
 def identify(d: Any) -> Identify | int:
     """IDENTIFY's `d`, or a close code."""
-    if not isinstance(d, dict) or not isinstance(d.get("token"), str) or not isinstance(d.get("presence"), dict | None):
+    if not isinstance(d, dict) or not isinstance(d.get("token"), str):
+        return BAD_FRAME
+    if d.get("presence") is not None and not _is_presence(d["presence"]):
         return BAD_FRAME
     token, shard, intents = bare(d["token"]), d.get("shard"), d.get("intents")
     if not is_token(token):
@@ -68,6 +72,16 @@ def identify(d: Any) -> Identify | int:
     ):
         return BAD_SHARD
     return Identify(token, intents, shard, d.get("presence"))
+
+
+def _is_presence(value: Any) -> bool:
+    return isinstance(value, dict) and _is_flat(value, MAX_DEPTH)
+
+
+def _is_flat(value: Any, left: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    return left > 0 and all(_is_flat(each, left - 1) for each in (value.values() if isinstance(value, dict) else value))
 
 
 def _is_number(value: Any) -> bool:

@@ -114,8 +114,20 @@ def test_R22_what_is_no_UTF8_is_4002_also_in_a_member_that_nobody_looks_at_and_n
     assert scene.closed == {"c1": 4002} and not [said for said in scene.told if "command" in said]
 
 
-@pytest.mark.parametrize("presence", ["dnd", 5, [], True])
-def test_R22_a_presence_that_is_no_object_is_4002_for_that_socket_alone(presence: Any) -> None:
+def nested(depth: int) -> dict[str, Any]:
+    found: Any = 1
+    for _ in range(depth - 1):
+        found = [found]
+    return {"activities": found}
+
+
+@pytest.mark.parametrize("presence", ["dnd", 5, [], True, nested(33), nested(900)])
+def test_R22_a_presence_that_is_none_is_4002_for_that_socket_alone(presence: Any) -> None:
     scene = Scene().agent("c1").agent("c2").say("c1", 3, presence)
     scene.open("c3").identify("c3", presence=presence)
     assert scene.closed == {"c1": 4002, "c3": 4002} and not [said for said in scene.told if "presence" in said]
+
+
+def test_R21_a_presence_may_nest_as_deep_as_any_does() -> None:
+    scene = Scene().agent("c1").say("c1", 3, nested(32))
+    assert scene.closed == {} and [said["presence"] for said in scene.told if "presence" in said] == [nested(32)]
