@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sidecar.core.actions import Request
 from sidecar.core.events import ResponseReceived
+from sidecar.core.record import LATE, REPLAYED
 from sidecar.dialects.discord.identity import Identities
 from tests.dialects.discord.bench import GATEWAY_URL, RESUME_URL, SHARD, WALL, Bench, History, at, channel, guild
 
@@ -194,3 +195,52 @@ def test_U15_a_replay_that_begins_with_an_older_RESUMED_brings_nothing_twice() -
     b.close(None).run(3).again(5)
     b.resumed(4).event("MESSAGE_REACTION_ADD", reaction, 5).resumed(6).run(5)
     assert b.names.count("MESSAGE_REACTION_ADD 5") == 1
+
+
+def test_R33_what_was_read_of_a_guild_that_is_left_meanwhile_keeps_its_guild_and_is_late() -> None:
+    b = Bench().start()
+    b.live(guild(1, channel(11, at(0)), channel(12, at(0)))).run(10)
+    b.rest = history = History()
+    history.put("11", at(12)).put("12", at(12)).special["channels/12"] = [None]
+    b.close(4009).run(10)
+    b.open().hello().ready(guild(1, channel(11, at(12)), channel(12, at(12))), session="up2")
+    # 30 s: what is held goes on, and 11 waits for 12 no more.
+    b.message(at(20), "12", 3).run(20).op(11).run(11)
+    assert b.messages == [at(12), at(20)]
+    b.event("GUILD_DELETE", {"id": "1"}, 4).message(at(60), "12", 5).let().run(5)
+    assert b.messages == [at(12), at(20), at(60), at(12)]
+    late = b.journal[-1]
+    assert late.frame["d"]["guild_id"] == "1" and late.frame["d"]["channel_type"] == 0
+    assert late.flags == LATE | REPLAYED
+    assert not [key for key in b.state if key.startswith("mark:")], "nothing is read of it again"
+
+
+def test_R34_a_guild_that_is_left_and_joined_again_while_history_is_read_starts_anew() -> None:
+    b = Bench().start()
+    b.live(guild(1, channel(11, at(0)))).run(10)
+    b.rest = history = History()
+    history.put("11", at(12)).special["channels/11"] = [None]
+    b.close(4009).run(10)
+    b.open().hello().ready(guild(1, channel(11, at(12))), session="up2").run(20).op(11).run(11)
+    b.event("GUILD_DELETE", {"id": "1"}, 4).event("GUILD_CREATE", guild(1, channel(11, at(40))), 5)
+    assert b.state[f"mark:{SHARD}/11"] == f"{at(40)} 1".encode()
+    b.message(at(50), "11", 6).let().run(5)
+    assert b.state[f"mark:{SHARD}/11"] == f"{at(50)} 1".encode()
+
+
+def test_R34_what_an_audit_shows_of_one_guild_makes_no_channel_of_another_older_than_the_gateways_silence() -> None:
+    born = at(30)
+    b = Bench().start()
+    b.live(guild(1, channel(11, at(0))), guild(2, channel(21, at(0)))).run(10)
+    b.rest = history = History()
+    history.special["guilds/2"] = [(403, {}, {})] * 2
+    # Two jumps: an audit at once, and one a minute later. From then on the gateway says nothing, of the new channel neither.
+    b.message(at(10), "21", b.link.s + 2, guild="2").run(1).message(at(11), "21", b.link.s + 2, guild="2")
+    history.guilds = {"1": [channel(11, at(40))]}
+    history.put("11", at(40)).put(str(born), at(50))
+    for _ in range(4):
+        b.op(11).run(16)
+    assert b.messages == [at(10), at(11), at(40)]
+    b.close(4009).run(20)
+    b.open().hello().ready(guild(1, channel(11, at(40))), guild(2, channel(21, at(11)), channel(born, at(50))), session="up2").run(5)
+    assert b.messages == [at(10), at(11), at(40), at(50)], "its channel was made while nothing was heard"

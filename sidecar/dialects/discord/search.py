@@ -166,6 +166,12 @@ class Search:
             if each is not None:
                 each.freeze(channel, guild, marks.get(channel) if channel in marks else None)
 
+    def remove(self, channels: Sequence[str]) -> None:
+        """Channels that are no more. What was read of them, or is held, keeps its guild and its order."""
+        self._shard.marks.remove(channels)
+        if self._now is None:
+            self._shard.marks.bury()
+
     def confirm(self, guild: str, places: Sequence[Place], ops: list[Op], before: Iterable[str] = ()) -> None:
         """A guild's channels are known with their newest messages: those with more than their watermark are read (R33), and those
         threads that were active `before` and are not named any more: archived meanwhile, perhaps with messages in them."""
@@ -187,8 +193,8 @@ class Search:
     def _fills(self, guild: str, places: Sequence[Place]) -> list[Fill]:
         """Channels with more than their watermark. The first time a channel is seen it starts at its newest (R34), unless it is younger
         than what is in question: then it was empty before. Messages that nobody asked for are not missed."""
-        shard, now, is_asked = self._shard, self._now, self._shard.session.brings(guild)
-        marks, in_question = shard.marks, now is not None and guild in now.questioned
+        marks, now, is_asked = self._shard.marks, self._now, self._shard.session.brings(guild)
+        in_question = now is not None and guild in now.questioned
         fills = []
         for place in places:
             number = frames.snowflake(place.id)
@@ -203,7 +209,6 @@ class Search:
                     fills.append(Fill(place.id, guild, mark, place.last, place.type))
             else:
                 marks.begin(place.id, guild, max(place.last, 0))
-            shard.saw(number, place.last)
         return fills if is_asked else []
 
     def _read(self, guild: str, fills: list[Fill], ops: list[Op]) -> None:
@@ -360,6 +365,7 @@ class Search:
         self._log("info", "all that was missed and can be had is in the journal")
         self._now = None
         self._shape.forget()
+        self._shard.marks.bury()
         self._out(CancelTimer(f"hold:{self._name}"), CancelTimer(f"pump:{self._name}"))
         self.audit()
 

@@ -183,7 +183,7 @@ class Shard:
             if guild not in self.guilds:
                 if self.ready is not None and frames.fields(raw).get("unavailable") is not True:
                     self.ready, self._ready_changed = guilds.without_guild(self.ready, guild), True
-                self.marks.forget(self.marks.of_guild(guild))
+                self.search.remove(self.marks.of_guild(guild))
                 self.search.confirm(guild, (), ops)
             return True
         self.guilds.apply(kind, guild, raw)
@@ -192,11 +192,11 @@ class Shard:
         elif kind == "THREAD_LIST_SYNC":
             self.search.notice(guild, guilds.places(guilds.objects(guilds.member(raw, "threads"))), ops)
         elif kind in ("CHANNEL_DELETE", "THREAD_DELETE"):
-            self.marks.forget([frame.id])
+            self.search.remove([frame.id])
         return True
 
     def saw(self, *numbers: int) -> None:
-        """Snowflakes that exist."""
+        """Snowflakes that the gateway told: what REST shows may be younger than a channel that no event has named yet."""
         row = self.session.row
         row.newest = max(row.newest, *numbers)
 
@@ -205,13 +205,13 @@ class Shard:
         key = frames.key_of(frame)
         if type(key) is int:
             self.moved(frame.channel, frame.guild, key)
+            self.saw(key)
         runs.put(ops, self.stream, frame.payload, key, frame.channel or frame.guild, flags)
 
     def moved(self, channel: str, guild: str, number: int) -> None:
         """A message is admitted: its channel's watermark moves with it (R34)."""
         self.search.freeze(channel, guild)
         self.marks.note(channel, guild, number)
-        self.saw(number)
 
     # --- sessions --------------------------------------------------------------------------------------------------------------------
 
