@@ -100,7 +100,9 @@ class DownstreamHalf:
         if "refused" in message:
             token, code = bare(message["refused"]), message["code"]
             forgotten = self._gate.identities.forget(token) if code == BAD_TOKEN else []
-            return forgotten + self._refuse(token, event.account, code)
+            refused = self._refuse(token, event.account, code)
+            # Whoever is here with another token leads the upstream from now on.
+            return [*forgotten, *refused, *self._gate.held_by(event.account), *map(self._lead, self._sockets.of_account(event.account))]
         if "chunk" in message:
             conn = self._sockets.by_key.get(message["chunk"])
             sent = conn.encoder.encode(message["frame"], conn.last_s) if conn is not None and conn.encoder else None

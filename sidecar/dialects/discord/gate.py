@@ -32,7 +32,11 @@ class Gate:
         if not self.held:
             return []
         account = self.identities.account(self.held)
-        return [*(self._hold(account) if account else []), *self.identities.ask(self.held)]
+        return [*self.held_by(account), *self.identities.ask(self.held)]
+
+    def held_by(self, account: str | None) -> list[act.Action]:
+        """Hold this account if the operator's token was proven to be its own."""
+        return self._hold(account) if account and self.held and self.identities.account(self.held) == account else []
 
     def _hold(self, account: str) -> list[act.Action]:
         return [act.Own(account, self.held, streams=[stream_of(account, shard) for shard in self._held_shards])]

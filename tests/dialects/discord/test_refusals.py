@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.core import actions as act
 from sidecar.core import events as ev
+from tests.dialects.discord.bench import Bench
 from tests.dialects.discord.scene import ALL, BOT, READY, TOKEN, Scene, guild, message, payload, run
 
 
@@ -222,3 +223,26 @@ def test_an_answer_for_a_socket_that_is_gone_is_nothing() -> None:
     key = scene.half._sockets.get("c2").key  # type: ignore[union-attr]
     scene.upstream(**answer | {"snapshot": key})
     assert scene.types("c2").count("READY") == 1
+
+
+def test_r9_r22_a_stale_token_of_one_agent_does_not_leave_the_others_without_an_upstream() -> None:
+    scene = Scene(credential="operators")
+    scene.who |= {"operators": BOT, "new": BOT, "stale": BOT}
+    scene.restart("operators")
+    scene.agent("c1", token="new").agent("c2", token="stale")
+    scene.upstream(refused="stale", code=4004)
+    assert scene.closed == {"c2": 4004}
+    assert [own.credential for own in scene.of(act.Own)] == ["operators", "new"], "the half takes up what it is told again"
+    scene.forget().upstream(refused="new", code=4004).upstream(refused="operators", code=4004)
+    assert [own.credential for own in scene.of(act.Own)] == ["operators"], "nothing that was refused is told again"
+
+
+def test_r9_r22_a_half_that_a_stale_token_stopped_goes_on_with_the_next() -> None:
+    b = Bench(operators=False).start()
+    b.feed(ev.Attached(f"discord:{BOT}:0/1", 1)).open().hello().ready()
+    b.feed(ev.CredentialSeen("stale")).close(None).run(1).open().hello()
+    assert b.sent(6)[-1]["token"] == "stale"
+    b.close(4004)
+    assert b.fatal and not b.current
+    b.feed(ev.CredentialSeen("new")).run(1).open().hello()
+    assert b.sent(6)[-1]["token"] == "new" and len(b.sent(2)) == 1
