@@ -62,6 +62,7 @@ class Conn:
         self._frames: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self._closing = False
+        self._largest = 0
         self._last: tuple[int, str] | None = None
 
     # --- orders --------------------------------------------------------------------------------------------------------------
@@ -91,7 +92,9 @@ class Conn:
         if transport is None or self._closing:
             return
         transport.write(data)
-        if transport.get_write_buffer_size() > MAX_OUT:
+        # One event may be larger than the bound: whoever were cut for it could never get past it.
+        self._largest = max(self._largest, len(data))
+        if transport.get_write_buffer_size() > MAX_OUT + self._largest:
             transport.abort()
 
     def close(self, code: int | None, reason: str) -> None:

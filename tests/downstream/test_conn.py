@@ -117,3 +117,37 @@ def test_a_client_that_answers_no_close_is_cut(monkeypatch: pytest.MonkeyPatch) 
                 await peer.exactly(1)
 
     asyncio.run(scenario())
+
+
+def test_one_event_larger_than_the_bound_arrives_and_a_client_that_reads_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conn_module, "MAX_OUT", 1 << 20)
+    large = bytes(24 << 20)
+
+    async def scenario() -> None:
+        conns: list[Conn] = []
+
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            conns.append(Conn("c1", request, lambda _: None))
+            conns[-1].decide(act.Accept("c1"))
+            conns[-1].send([b"hail"])
+            return await conns[-1].run(None)
+
+        async with serving(handler) as port:
+            async with agent(port) as peer:
+                await peer.send(UPGRADE % KEY)
+                await peer.head()
+                assert await peer.exactly(6) == b"\x81\x04hail"
+                conns[0].send([large])
+                conns[0].ping(b"x")
+                assert len(await peer.exactly(10 + len(large) + 3)) == 10 + len(large) + 3
+            async with agent(port) as peer:
+                await peer.send(UPGRADE % KEY)
+                await peer.head()
+                assert await peer.exactly(6) == b"\x81\x04hail"
+                transport = conns[1].request.transport
+                assert transport is not None
+                for _ in range(200):
+                    conns[1].send([bytes(1 << 18)])
+                assert transport.is_closing()
+
+    asyncio.run(scenario())
