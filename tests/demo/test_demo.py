@@ -85,7 +85,12 @@ def test_the_verdict_is_red_when_resync_is_switched_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_told_to_stop_it_takes_everything_with_it(tmp_path: Path, name: str) -> None:
-    running = subprocess.Popen([*COMMAND, "60"], env=environment(tmp_path), stdout=subprocess.PIPE, text=True)
+    # A shell's background job, as CI may be, is started with SIGINT ignored, and hands that on.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        running = subprocess.Popen([*COMMAND, "60"], env=environment(tmp_path), stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert running.stdout is not None
     for line in running.stdout:
         if "* " in line:
